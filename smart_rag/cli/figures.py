@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from smart_rag.config import Weighting
 from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
@@ -164,15 +165,15 @@ def tuning_table(found: Tuning) -> Table:
     """Return the score of each setting. Each row is for one ratio of the weights: from only late to only pooled."""
     table = Table(title=f"nDCG@10 of {found.queries:,} queries")
     table.add_column("pooled : late")
-    for column in ("weighting idf", "weighting none"):
-        table.add_column(column, justify="right")
+    for weighting in get_args(Weighting):
+        table.add_column(f"weighting {weighting}", justify="right")
     rows: dict[tuple[float, float], dict[str, Text]] = {}
     for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
         mark = " current" if setting == found.current else " choice" if setting == found.choice else ""
         cell = Text(f"{found.scores[setting]:.4f}{mark:<8}", style="bold" if mark else "")
         rows.setdefault(setting.weights, {})[setting.weighting] = cell
     for weights, cells in rows.items():
-        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
+        table.add_row(_ratio(weights), *(cells.get(weighting, "") for weighting in get_args(Weighting)))
     return table
 
 

@@ -208,7 +208,7 @@ def _candidates(
     """Return the candidates, by weighting and by query id. ``own`` has the document that is a query itself."""
     from tqdm.auto import tqdm
 
-    found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
+    found: dict[Weighting, dict[str, _Candidates]] = {weighting: {} for weighting in get_args(Weighting)}
     ids = list(queries)
     with tqdm(total=len(ids), desc="searching", unit="query", disable=not show_progress_bar) as progress:
         for start in range(0, len(ids), _QUERIES_AT_ONCE):

@@ -873,7 +873,8 @@ class SmartIndex:
                 a list. It is written like Chroma's filters. `docs/filters.md` says what each operator finds.
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
             weights: the weights of the pooled and the late score. By default, those of the index.
-            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
+            weighting: the weighting of query tokens, ``"idf"``, ``"none"`` or ``"contrast"``. By default, that of the
+                index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
             per_source: how many hits a source may have, such as 1 for the best passage of each file. The other hits
                 come from further down the ranking, and keep their scores and ranks. Four times as many candidates are

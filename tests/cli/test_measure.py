@@ -245,7 +245,7 @@ def test_tune_prints_figures_as_json(judged):
     ]
     assert (figures["queries"], figures["written"]) == (35, False)
     assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
-    assert len(figures["settings"]) == 23  # pooled alone has one ranking, whatever the weighting
+    assert len(figures["settings"]) == 34  # pooled alone has one ranking, whatever the weighting
     score = {(*one["weights"], one["weighting"]): one["ndcg@10"] for one in figures["settings"]}
     choice, current = ((*figures[name]["weights"], figures[name]["weighting"]) for name in ("choice", "current"))
     assert figures["in_sample"] == {"ndcg@10": pytest.approx(score[choice] - score[current])}

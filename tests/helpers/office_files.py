@@ -120,8 +120,9 @@ def xlsx(
 
 _ODF = " ".join(
     f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{prefix}:1.0"'
-    for prefix in ("office", "text", "table", "draw", "style")
+    for prefix in ("office", "text", "table", "draw", "style", "form", "chart")
 )
+_ODF += ' xmlns:svg="urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0"'
 
 
 def opendocument(path: Path, kind: str, body: str, styles: str = "", **parts: str) -> Path:

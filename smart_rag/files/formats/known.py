@@ -19,10 +19,10 @@ from smart_rag.files.formats.office.epub import read_epub
 from smart_rag.files.formats.office.legacy import ole, read_doc, read_ppt
 from smart_rag.files.formats.office.opendocument import read_odp, read_ods, read_odt
 from smart_rag.files.formats.office.rtf import read_rtf
-from smart_rag.files.formats.office.sheets import read_xlsx
+from smart_rag.files.formats.office.sheets.xls import read_xls
+from smart_rag.files.formats.office.sheets.xlsx import read_xlsx
+from smart_rag.files.formats.office.sheets.xml_sheets import read_xml_sheets
 from smart_rag.files.formats.office.slides import read_pptx
-from smart_rag.files.formats.office.xls import read_xls
-from smart_rag.files.formats.office.xml_sheets import read_xml_sheets
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
 from smart_rag.files.formats.pictures.svg import read_svg

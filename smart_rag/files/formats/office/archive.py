@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 MOST_BYTES = 256_000_000  # of all parts that are read, unpacked; a zip bomb has more
+_MOST_DEPTH = 3  # of documents in documents
 _STEP = 1 << 12
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -23,12 +26,16 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 class Archive:
     """An open zip with parts, for use in a ``with`` statement. `left_out` has a phrase for each part that is broken.
 
+    Args:
+        path: the file.
+        data: the zip, if it is a part of the file.
+
     Raises:
         DocumentError: the file is encrypted, or it is not a zip.
         MissingExtra: lxml is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
         try:
             import lxml.etree
         except ImportError as error:
@@ -37,11 +44,12 @@ class Archive:
         self.left_out: list[str] = []
         self._etree = lxml.etree
         self._room = MOST_BYTES
+        self._depth = 0
         self._parts: dict[str, _Element | None] = {}
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(path if data is None else io.BytesIO(data))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise DocumentError(path, _why_no_zip(path)) from error
+            raise DocumentError(path, _why_no_zip(path) if data is None else "no sound document") from error
         self.names = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 
     def __enter__(self) -> Archive:
@@ -49,6 +57,22 @@ class Archive:
 
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[Archive]:
+        """Open a part that is such a zip itself. All parts together have the room of one file.
+
+        Raises:
+            DocumentError: as `read`; or the part is no zip, or it is too deep in the file.
+        """
+        if self._depth >= _MOST_DEPTH:
+            raise DocumentError(self.path, "documents in documents are nested too deeply")
+        with Archive(self.path, self.read(name)) as inside:
+            inside._room, inside._depth = self._room, self._depth + 1
+            try:
+                yield inside
+            finally:
+                self._room = inside._room
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a part.

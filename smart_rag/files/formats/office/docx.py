@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smart_rag.errors import DocumentError
+from smart_rag.files.formats.encoding import decode
+from smart_rag.files.formats.html import text_of_html
 from smart_rag.files.formats.office.archive import Archive, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
 from smart_rag.files.formats.office.missing import embedded_files, missing_words
-from smart_rag.files.formats.office.walk import blocks, raw_text, symbol
+from smart_rag.files.formats.office.rtf import page_of_rtf
+from smart_rag.files.formats.office.walk import blocks, lost_symbols, raw_text
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number
 
@@ -43,6 +48,7 @@ class _Document:
         self._related = archive.related(self._main)
         self._notes = {kind: self._read_notes(kind) for kind in _NOTES.values()}
         self._hidden: list[str] = []
+        self._chunks: dict[str, str] = {}
 
     def text(self) -> str:
         found = [*self._margins("header"), *self._blocks(self._archive.xml(self._main)), *self._margins("footer")]
@@ -58,12 +64,12 @@ class _Document:
         if hidden:
             yield number(hidden, "hidden word")
         parts = [self._archive.part(name) for name in self._parts()]
-        symbols = [one for part in parts if part is not None for one in part.iter("{*}sym") if not symbol(one)]
+        symbols = sum(lost_symbols(part) for part in parts if part is not None)
         if symbols:
-            yield f"{number(len(symbols), 'symbol')} of fonts such as Wingdings"
+            yield f"{number(symbols, 'symbol')} of fonts such as Wingdings"
         raw = {"".join(part.split()): part for part in map(raw_text, parts)}
-        yield from missing_words(raw.values(), [text, *self._hidden])
-        yield from embedded_files(self._related)
+        yield from missing_words([*raw.values(), *self._chunks.values()], [text, *self._hidden])
+        yield from embedded_files(self._related, self._chunks)
 
     def _parts(self) -> Iterator[str]:
         """Yield the names of the parts that hold text."""
@@ -96,6 +102,8 @@ class _Document:
     def after(self, element: _Element) -> list[str]:
         """Return what a reference in a paragraph leads to: a note, a comment, a chart or a diagram."""
         name = local(element)
+        if name == "altChunk":
+            return self._chunk(self._related.get(value(element, "id") or "", ("", ""))[1])
         if name in _NOTES:
             note = self._notes[_NOTES[name]].pop(value(element, "id") or "", None)
             return [] if note is None else self._blocks(note)
@@ -104,6 +112,20 @@ class _Document:
         drawing = self._archive.part(part) if part in self._archive.names else None
         return [] if drawing is None else diagram_text(drawing)
 
+    def _chunk(self, name: str) -> list[str]:
+        """Return the text of a file of another format that Word shows as a part of the document."""
+        read = _CHUNKS.get(posixpath.splitext(name)[1].lower())
+        if read is None or name not in self._archive.names or name in self._chunks:
+            return [text] if (text := self._chunks.get(name)) else []
+        try:
+            page = read(self._archive, name)
+        except DocumentError as error:
+            self._archive.left_out.append(f"the part {name!r} cannot be read ({error.reason})")
+            return []
+        self._archive.left_out += page.left_out
+        self._chunks[name] = page.text
+        return [page.text] if page.text else []
+
     def hides(self, run: _Element) -> bool:
         """Return whether a run is hidden. Note its text if it is."""
         vanish = run.find("{*}rPr/{*}vanish")
@@ -111,3 +133,33 @@ class _Document:
         if hidden:
             self._hidden.append(raw_text(run))
         return hidden
+
+
+def _read_html(archive: Archive, name: str) -> Page:
+    return text_of_html(archive.read(name), archive.path)
+
+
+def _read_rtf(archive: Archive, name: str) -> Page:
+    return page_of_rtf(archive.read(name))
+
+
+def _read_text(archive: Archive, name: str) -> Page:
+    found = decode(archive.read(name), archive.path)
+    return Page(found.text.strip(), left_out=tuple(found.left_out))
+
+
+def _read_docx(archive: Archive, name: str) -> Page:
+    """Return the text of a Word document in another one. What is in it in turn is read, too, to a bound."""
+    with archive.within(name) as inside:
+        document = _Document(inside)
+        text = document.text()
+        return Page(text, left_out=(*inside.left_out, *document.left_out(text)))
+
+
+# What Word can show as a part of a document, by the suffix of the part.
+_CHUNKS: dict[str, Callable[[Archive, str], Page]] = {
+    **dict.fromkeys((".html", ".htm", ".xhtml"), _read_html),
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), _read_docx),
+    ".rtf": _read_rtf,
+    ".txt": _read_text,
+}

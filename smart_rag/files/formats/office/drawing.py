@@ -37,19 +37,38 @@ _NOTE = re.compile(
 )
 
 
+# Shapes, groups, charts and tables of slides and sheets have their names and descriptions in these.
+SHAPES = {"nvSpPr", "nvGrpSpPr", "nvGraphicFramePr", "nvCxnSpPr"}
+DESCRIBED = {"pic", "imagedata", "textpath", *SHAPES}  # also pictures, pictures in the older VML, and WordArt in it
+
+
 def description(picture: _Element) -> str:
-    """Return the alternative text of a picture, or an empty text if nobody has described it.
+    """Return the alternative text of a picture or a shape, or the text of WordArt. It is empty if nobody wrote one.
 
     No viewer shows it on the page, but it may be the only text about the picture. Word says it of the drawing, too, and
     there it is newer.
     """
+    if local(picture) == "textpath":
+        return str(picture.get("string", "")).strip()
+    if local(picture) == "imagedata":
+        shape = picture.getparent()
+        return "" if shape is None else of_person(shape.get("alt", ""))
+    if local(picture) in SHAPES:
+        named = picture.find("{*}cNvPr")
+        return "" if named is None else of_person(named.get("descr", ""))
     drawing = next(picture.iterancestors("{*}inline", "{*}anchor", "{*}wgp"), None)
     places = (None if drawing is None else drawing.find("{*}docPr"), picture.find("{*}nvPicPr/{*}cNvPr"))
     for place in places:
-        text = "" if place is None else _NOTE.sub("", place.get("descr", "")).strip()
-        if not _NO_DESCRIPTION.fullmatch(text):
+        text = "" if place is None else of_person(place.get("descr", ""))
+        if text:
             return text
     return ""
+
+
+def of_person(text: str) -> str:
+    """Return a description, or an empty text if a program wrote it."""
+    text = _NOTE.sub("", text).strip()
+    return "" if _NO_DESCRIPTION.fullmatch(text) else text
 
 
 def diagram_text(root: _Element) -> list[str]:

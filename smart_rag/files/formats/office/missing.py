@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from smart_rag.wording import number
 
@@ -23,9 +23,9 @@ def missing_words(raw: Iterable[str], given: Iterable[str]) -> Iterator[str]:
         yield f"about {number(words, 'word')} that the raw text of the file has and the reader did not give"
 
 
-def embedded_files(related: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """Yield a phrase if a part of an OOXML document refers to other files that are embedded in it."""
-    count = sum(kind in ("aFChunk", "oleObject", "package") for kind, _ in related.values())
+def embedded_files(related: Mapping[str, tuple[str, str]], read: Collection[str] = ()) -> Iterator[str]:
+    """Yield a phrase if a part of an OOXML document refers to other files in it, but for those that are ``read``."""
+    count = sum(kind in ("aFChunk", "oleObject", "package") and name not in read for kind, name in related.values())
     if count:
         yield f"{number(count, 'embedded file')} not read"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, local, value
+from smart_rag.files.formats.office.drawing import of_person
 from smart_rag.files.formats.office.missing import missing_words
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 # What is not shown: deleted text, the number of a note, the author and the date of a comment, forms and scripts.
 _UNSEEN = {"tracked-changes", "note-citation", "date-string", "forms", "scripts"}
-# So are these, unless they are fields in the text: the same names have the author and the date of a comment, and the
-# description of a drawing.
+# So are these, unless they are fields in the text or titles of charts: the same names have the author and the date of
+# a comment, and the description of a drawing.
 _UNSEEN_OUTSIDE = {"creator", "date", "title", "desc"}
 _TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
+_CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}"
+_DESCRIPTIONS = {f"{{urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0}}{name}" for name in ("title", "desc")}
 _CONTAINERS = {"table-row", "table-cell", "covered-table-cell", "text-box", "note-body", "annotation", "notes"}
 _PARAGRAPHS = {"p", "h"}
 _MOST_REPEATED = 20  # a cell may say that it is repeated a million times
@@ -86,7 +89,7 @@ def _read(path: Path, pages: Callable[[_Document, _Element], Iterator[Page]]) ->
             given += [page.header, page.text]
             yield page
         # In a sheet, cells that are repeated are given more often than they stand in the file.
-        raw = "".join(_raw(document.body))
+        raw = "".join([*_raw(document.body), *map(_description, document.body.iter(*_DESCRIPTIONS))])
         yield Page("", left_out=(*archive.left_out, *missing_words([raw], given)))
 
 
@@ -103,6 +106,8 @@ class _Document:
         if not bodies:
             raise DocumentError(archive.path, f"damaged, or not a {archive.path.suffix} file (it has no body)")
         self.body = bodies[0]
+        fields = (field for forms in self.body.iter("{*}forms") for field in elements(forms))
+        self._fields = {id: field for field in fields if (id := value(field, "id"))}
 
     def margins(self, kind: str) -> list[str]:
         """Return the headers or the footers of the pages, each text once."""
@@ -130,6 +135,23 @@ class _Document:
         """Return the paragraphs below an element, and the rows of its tables, each as one text."""
         return _Walk(self).blocks(root)
 
+    def control(self, id: str) -> str:
+        """Return what a field of a form shows: its label, and its value or state."""
+        field = self._fields.get(id)
+        if field is None or local(field) in ("password", "hidden"):
+            return ""
+        label = value(field, "label") or ""
+        match local(field):
+            case "checkbox" | "radio":
+                states = (value(field, name) for name in ("current-state", "state", "current-selected", "selected"))
+                box = "\u2612" if next(filter(None, states), "") in ("checked", "true") else "\u2610"
+                return f"{box} {label}".strip()
+            case "listbox":
+                options = field.iterfind("{*}option")
+                chosen = [one for one in options if "true" in (value(one, "current-selected"), value(one, "selected"))]
+                return ", ".join(value(option, "label") or "" for option in chosen)
+        return label or value(field, "current-value") or value(field, "value") or ""
+
     def embedded(self, element: _Element) -> list[str]:
         """Return the text of a formula or of a chart in a document."""
         name = f"{(value(element, 'href') or '').removeprefix('./').rstrip('/')}/content.xml"
@@ -142,6 +164,11 @@ class _Document:
             shown = (part for part in elements(root) if local(part) in ("mi", "mn", "mo", "mtext"))
             return [" ".join((part.text or "").strip() for part in shown)]
         return list(dict.fromkeys(self.blocks(root)))
+
+
+def _description(element: _Element) -> str:
+    """Return the title or the description of a drawing, or an empty text if a program wrote it."""
+    return of_person(element.text or "")
 
 
 def _stored(cell: _Element) -> str:
@@ -190,6 +217,8 @@ class _Walk:
         for event, element in walk:
             if event == "start":
                 if _is_unseen(element):
+                    if element.tag in _DESCRIPTIONS:
+                        self._frames[-1].add("", list(filter(None, [_description(element)])))
                     walk.skip_subtree()
                     skipped = element
                 else:
@@ -215,6 +244,8 @@ class _Walk:
             frame.text.append("\t")
         elif name == "line-break":
             frame.text.append("\n")
+        elif name == "control":
+            frame.add("", list(filter(None, [self._document.control(value(element, "control") or "")])))
         elif name == "object":
             frame.after += self._document.embedded(element)
         self._say(element.text)
@@ -251,7 +282,7 @@ def _raw(root: _Element) -> Iterator[str]:
 
 def _is_unseen(element: _Element) -> bool:
     name = local(element)
-    return name in _UNSEEN or (name in _UNSEEN_OUTSIDE and not str(element.tag).startswith(_TEXT))
+    return name in _UNSEEN or (name in _UNSEEN_OUTSIDE and not str(element.tag).startswith((_TEXT, _CHART)))
 
 
 def _repeated(element: _Element, name: str) -> int:

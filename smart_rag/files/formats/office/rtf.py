@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import DocumentError
+from smart_rag.files.formats.office.symbols import shown
 from smart_rag.files.formats.page import Page
 from smart_rag.wording import number
 
@@ -23,7 +24,7 @@ _TOKEN = re.compile(
 # Groups without text that is shown. So are those that begin with \*, except for the ones below.
 _UNSEEN = {
     *("colortbl", "stylesheet", "info", "pict", "objdata", "themedata", "colorschememapping", "listtable", "generator"),
-    *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "fldinst", "filetbl"),
+    *("listoverridetable", "rsidtbl", "revtbl", "latentstyles", "datastore", "xmlnstbl", "filetbl"),
     *("nonshppict", "bkmkstart", "bkmkend", "private", "atnid", "atndate", "atnref", "datafield", "xe", "tc", "rxe"),
     *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "pgdsctbl", "userprops", "wgrffmtfilter", "sp"),
     *("leveltext", "levelnumbers", "listname"),
@@ -46,6 +47,9 @@ _TEXTS = {
     **{"enspace": "\u2002", "zwj": "\u200d", "zwnj": "\u200c"},
 }
 _SIGNS = {b"~": "\xa0", b"_": "\u2011", b"\n": "\n\n", b"\r": "\n\n"}
+# A field that shows one sign of a font.
+_SYMBOL_FIELD = re.compile(r"\s*SYMBOL\s+(?P<code>0x[0-9a-f]+|[0-9]+)\b", re.IGNORECASE)
+_FIELD_FONT = re.compile(r'\\f\s*"?([^"\\]+)', re.IGNORECASE)
 _CHARSETS = {
     **{0: "cp1252", 2: "cp1252", 77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
     **{161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251"},
@@ -64,6 +68,8 @@ class _State:
         encoding: that of the font, or empty.
         unicode_bytes: the characters that follow a Unicode character, for older programs.
         hidden: whether the text is hidden.
+        font: the name of the font.
+        in_fonts: whether the text is a name of a font.
     """
 
     text: list[str] | None
@@ -71,6 +77,8 @@ class _State:
     encoding: str = ""
     unicode_bytes: int = 1
     hidden: bool = False
+    font: str = ""
+    in_fonts: bool = False
 
 
 def read_rtf(path: Path) -> Iterator[Page]:
@@ -91,12 +99,15 @@ def page_of_rtf(data: bytes) -> Page:
     reader.read(data)
     hidden = sum(len(part.split()) for part in reader.hidden)
     left_out = [number(hidden, "hidden word")] if hidden else []
+    if reader.symbols:
+        left_out.append(f"{number(reader.symbols, 'symbol')} of fonts such as Wingdings")
     return Page(reader.text(), left_out=(*left_out, *([CUT] if reader.is_cut else [])))
 
 
 class _Reader:
     def __init__(self) -> None:
         self.hidden: list[str] = []
+        self.symbols = 0  # that stand for no character
         self.is_cut = False
         self._body: list[str] = []
         self._apart: list[list[str]] = []  # texts that follow the paragraph
@@ -104,6 +115,8 @@ class _Reader:
         self._outer: list[_State] = []
         self._encoding = "cp1252"
         self._fonts: dict[int, str] = {}
+        self._names: dict[int, list[str]] = {}  # of the fonts
+        self._instruction: list[str] = []  # of the field that is read
         self._font = 0
         self._bytes = bytearray()  # of characters that are not yet decoded
         self._to_skip = 0
@@ -151,7 +164,9 @@ class _Reader:
         if opens:
             self._outer.append(self._state)
         elif self._outer:
-            self._state = self._outer.pop()
+            inner, self._state = self._state, self._outer.pop()
+            if inner.text is self._instruction and self._state.text is not self._instruction:
+                self._do_field("".join(self._instruction))
 
     def _do(self, word: str, argument: int | None) -> None:
         starred, self._starred = self._starred, False
@@ -164,6 +179,9 @@ class _Reader:
             self._change(text=None, in_unicode=self._state.text)
         elif word == "ud":
             self._change(text=self._state.in_unicode)
+        elif word == "fldinst":
+            self._instruction = []
+            self._change(text=self._instruction, font="")
         elif word in _UNSEEN or _PROPERTIES.fullmatch(word) or (starred and word not in _SEEN):
             self._change(text=None)
         elif word in ("v", "deleted"):
@@ -177,18 +195,34 @@ class _Reader:
 
     def _do_fonts(self, word: str, argument: int) -> None:
         if word == "fonttbl":
-            self._change(text=None)
+            self._change(text=None, in_fonts=True, font="")
         elif word == "f":
             self._font = argument
-            self._change(encoding=self._fonts.get(argument, ""))
+            if self._state.in_fonts:
+                self._names[argument] = []
+                self._change(text=self._names[argument], encoding=self._fonts.get(argument, ""))
+            else:
+                font = "".join(self._names.get(argument, ())).partition(";")[0]
+                self._change(encoding=self._fonts.get(argument, ""), font=font)
         elif word == "fcharset":
             self._fonts[self._font] = _CHARSETS.get(argument, "")
         elif word == "plain":
-            self._change(encoding="", hidden=False)
+            self._change(encoding="", hidden=False, font="")
         elif word == "ansicpg" and _is_known(f"cp{argument}"):
             self._encoding = f"cp{argument}"
         elif word in _ENCODINGS:
             self._encoding = _ENCODINGS[word]
+
+    def _do_field(self, instruction: str) -> None:
+        """Show the sign that a field asks for. What any other field shows follows it."""
+        found = _SYMBOL_FIELD.match(instruction)
+        if found is None or len(found["code"]) > 6:
+            return
+        code = int(found["code"], 0) if found["code"].lower().startswith("0x") else int(found["code"])
+        before, font = self._state, _FIELD_FONT.search(instruction)
+        self._state = replace(before, font=font[1] if font else before.font)
+        self._say(chr(code))
+        self._state = before
 
     def _open_apart(self) -> None:
         self._decode()
@@ -217,6 +251,9 @@ class _Reader:
             self._decode()
         if self._state.text is None:
             return
+        if not self._state.in_fonts and self._state.text is not self._instruction:
+            text, lost = shown(text, self._state.font)
+            self.symbols += lost
         (self.hidden if self._state.hidden else self._state.text).append(text)
         if text == _END and self._state.text is self._body:
             self._body += self._following()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
 from smart_rag.files.formats.office.missing import embedded_files, missing_words
-from smart_rag.files.formats.office.walk import blocks, raw_text
+from smart_rag.files.formats.office.walk import blocks, lost_symbols, raw_text
 from smart_rag.files.formats.page import Page
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -28,13 +29,13 @@ def read_pptx(path: Path) -> Iterator[Page]:
         related = archive.related(main)
         listed = [element for element in elements(archive.xml(main)) if local(element) == "sldId"]
         said = 0
-        for number, element in enumerate(listed, 1):
+        for position, element in enumerate(listed, 1):
             # Another attribute, without a namespace, is called id, too.
             ids = [id for key, id in element.attrib.items() if str(key).endswith("}id")]
             _, name = related.get(str(ids[0]) if ids else "", ("", ""))
             slide = _Slide(archive, name)
             text = slide.text()
-            yield Page(text, number, left_out=(*archive.left_out[said:], *slide.left_out(text)))
+            yield Page(text, position, left_out=(*archive.left_out[said:], *slide.left_out(text)))
             said = len(archive.left_out)
 
 
@@ -60,6 +61,9 @@ class _Slide:
 
     def left_out(self, text: str) -> Iterator[str]:
         """Yield a phrase for each kind of what `text` lacks."""
+        symbols = 0 if self._slide is None else lost_symbols(self._slide)
+        if symbols:
+            yield f"{number(symbols, 'symbol')} of fonts such as Wingdings"
         yield from missing_words([raw_text(self._slide)], [text])
         yield from embedded_files(self._related)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from smart_rag.files.formats.office.archive import inner, local, value
-from smart_rag.files.formats.office.drawing import description, is_repeated
+from smart_rag.files.formats.office.archive import local, value
+from smart_rag.files.formats.office.drawing import DESCRIBED, SHAPES, description, is_repeated
+from smart_rag.files.formats.office.symbols import text_of
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -24,7 +25,8 @@ UNSEEN = {
 _SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "den": "/"}
 REFERENCES = {"footnoteReference", "endnoteReference", "commentReference", "chart", "relIds"}
 _CONTAINERS = {"tr", "tc", "txbxContent", "txBody"}
-_RAW = """.//*[local-name()='t' or local-name()='pic'][not(ancestor::*[
+_NAMED = " or ".join(f"local-name()='{name}'" for name in ("t", *sorted(DESCRIBED)))
+_RAW = f""".//*[{_NAMED}][not(ancestor::*[
     local-name()='del' or local-name()='moveFrom' or local-name()='Fallback'
     or @*[local-name()='type' and (contains(., 'eparator') or .='continuationNotice')]])]"""
 
@@ -33,7 +35,7 @@ class Document(Protocol):
     """What a walk asks of the document that it walks through."""
 
     def after(self, element: _Element) -> list[str]:
-        """Return the paragraphs that an element of `REFERENCES` leads to."""
+        """Return the paragraphs that an element of `REFERENCES`, or a part of another format, leads to."""
 
     def hides(self, run: _Element) -> bool:
         """Return whether the text of a run is hidden."""
@@ -50,18 +52,16 @@ def raw_text(root: _Element | None) -> str:
     What surrounds them does not matter.
     """
     found = [] if root is None else root.xpath(_RAW)
-    return " ".join(description(element) if local(element) == "pic" else inner(element) for element in found)
+    return " ".join(description(one) if local(one) in DESCRIBED else text_of(one)[0] for one in found)
 
 
-# The letters of the font Symbol.
-_LETTERS: dict[int, str] = dict(
-    zip(
-        (*range(0x41, 0x5B), *range(0x61, 0x7B)),
-        "\u0391\u0392\u03a7\u0394\u0395\u03a6\u0393\u0397\u0399\u03d1\u039a\u039b\u039c\u039d\u039f\u03a0\u0398\u03a1\u03a3\u03a4\u03a5\u03c2\u03a9\u039e\u03a8\u0396"
-        "\u03b1\u03b2\u03c7\u03b4\u03b5\u03c6\u03b3\u03b7\u03b9\u03d5\u03ba\u03bb\u03bc\u03bd\u03bf\u03c0\u03b8\u03c1\u03c3\u03c4\u03c5\u03d6\u03c9\u03be\u03c8\u03b6",
-        strict=True,
+def lost_symbols(root: _Element) -> int:
+    """Return the number of letters that are pictures in their font, such as in Wingdings, and stand for nothing."""
+    # DrawingML also calls a font so.
+    found = (
+        one for one in root.iter("{*}t", "{*}sym") if local(one) == "t" or value(one, "font") or value(one, "char")
     )
-)
+    return sum(text_of(one)[1] for one in found)
 
 
 @dataclass(slots=True)
@@ -132,14 +132,17 @@ class _Walk:
         name, frame = local(element), self._frames[-1]
         if name in _CONTAINERS:
             self._frames.append(_Frame())
-        elif name == "t":
-            frame.text.append(inner(element))
+        elif name in ("t", "sym"):
+            frame.text.append(text_of(element)[0])
         elif name in _SIGNS:
             frame.text.append(_SIGNS[name])
-        elif name == "sym":
-            frame.text.append(symbol(element))
-        elif name == "pic":
-            frame.after += filter(None, [description(element)])
+        elif name == "fldChar":
+            frame.text.append(_field(element))
+        elif name in DESCRIBED:
+            # Shapes of slides stand in no paragraph.
+            (frame.blocks if name in SHAPES else frame.after).extend(filter(None, [description(element)]))
+        elif name == "altChunk":  # it stands between paragraphs
+            frame.blocks += self._document.after(element)
         elif name in REFERENCES:
             frame.after += self._document.after(element)
 
@@ -153,16 +156,18 @@ class _Walk:
             self._frames[-1].close_paragraph()
 
 
-def symbol(element: _Element) -> str:
-    """Return the character of a symbol. Those of fonts such as Wingdings are pictures, and stand for no character."""
-    try:
-        code = int(value(element, "char") or "", 16)
-        character = chr(code)
-    except (ValueError, OverflowError):
-        return ""
-    if value(element, "font") == "Symbol":
-        return _LETTERS.get(code & 0xFF, "")
-    return character if character.isprintable() else ""
+def _field(element: _Element) -> str:
+    """Return the state of a form field of older documents that begins here: the chosen entry of a list, or a box."""
+    box = element.find("{*}ffData/{*}checkBox")
+    if box is not None:
+        states = (state for name in ("checked", "default") if (state := box.find(f"{{*}}{name}")) is not None)
+        state = next(states, None)
+        is_checked = state is not None and (value(state, "val") or "1") not in ("0", "false", "off")
+        return "\u2612" if is_checked else "\u2610"
+    entries = [value(entry, "val") or "" for entry in element.iterfind("{*}ffData/{*}ddList/{*}listEntry")]
+    chosen = [element.find(f"{{*}}ffData/{{*}}ddList/{{*}}{name}") for name in ("result", "default")]
+    place = next((value(one, "val") or "" for one in chosen if one is not None), "0")
+    return entries[int(place)] if place.isdecimal() and len(place) < 9 and int(place) < len(entries) else ""
 
 
 def _continues(cell: _Element) -> bool:

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 from helpers.hostile_files import wide_table
-from helpers.office_files import archive, docx, p, part, related, run
+from helpers.office_files import archive, docx, p, part, related, replaced, run
 from helpers.text_files import refused, text_of, word_file, write
 
 from smart_rag.errors import MissingExtra
@@ -95,6 +95,16 @@ def only_text(tmp_path, body, rels="", **parts):
     return page.text
 
 
+def form(inner):
+    """Return a form field of older documents. ``{0}`` stands for the entries of a list."""
+    entries = "<w:name w:val='x'/><w:listEntry w:val='apple'/><w:listEntry w:val='pear'/>"
+    data = inner.replace("&quot;", '"').format(entries)
+    return (
+        f"<w:r><w:fldChar w:fldCharType='begin'><w:ffData>{data}</w:ffData></w:fldChar></w:r>"
+        "<w:r><w:instrText>FORM</w:instrText></w:r><w:r><w:fldChar w:fldCharType='end'/></w:r>"
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -115,6 +125,21 @@ def only_text(tmp_path, body, rels="", **parts):
          "a\tb\nc-d←"),
         ("<w:p><w:r><w:sym w:font='Symbol' w:char='F061'/><w:sym w:font='Symbol' w:char='F053'/></w:r></w:p>",
          "\u03b1\u03a3"),
+        ("<w:p><w:r><w:rPr><w:rFonts w:ascii='Symbol'/></w:rPr><w:t>a\uf0b3b 5\u0416</w:t></w:r></w:p>",
+         "\u03b1\u2265\u03b2 5\u0416"),
+        ("<w:p><w:r><w:rPr><w:rFonts w:hAnsi='Wingdings'/></w:rPr><w:t>\uf0fe</w:t></w:r>"
+         "<w:r><w:sym w:font='Wingdings' w:char='F0A8'/></w:r></w:p>", "\u2611\u2610"),
+        ("<w:p><w:r><w:pict><v:shape alt='Draft'><v:textpath string='DRAFT COPY'/></v:shape></w:pict></w:r></w:p>",
+         "DRAFT COPY"),
+        ("<w:p><w:r><w:pict><v:shape alt='A red boat'><v:imagedata r:id='x'/></v:shape></w:pict></w:r></w:p>",
+         "A red boat"),
+        ("<w:p><w:r><w:pict><v:shape alt='boat.png'><v:imagedata r:id='x'/></v:shape></w:pict>"
+         "<w:t>none</w:t></w:r></w:p>", "none"),
+        (f"<w:p>{run('One ')}{form('<w:ddList><w:result w:val=&quot;1&quot;/>{0}</w:ddList>')}</w:p>", "One pear"),
+        (f"<w:p>{run('Fruit: ')}{form('<w:ddList>{0}</w:ddList>')}</w:p>", "Fruit: apple"),
+        (f"<w:p>{form('<w:checkBox><w:default w:val=&quot;0&quot;/><w:checked/></w:checkBox>')}</w:p>", "\u2612"),
+        (f"<w:p>{form('<w:checkBox><w:default w:val=&quot;0&quot;/></w:checkBox>')}</w:p>", "\u2610"),
+        (f"<w:p>{form('<w:ddList><w:result w:val=&quot;9&quot;/>{0}</w:ddList>')}{run('none')}</w:p>", "none"),
         (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc><w:p><w:del>{run('gone')}</w:del></w:p></w:tc></w:tr><w:tr><w:tc>{p('a')}</w:tc></w:tr>"
          "</w:tbl>", "a"),
     ],
@@ -126,7 +151,7 @@ def test_each_container_of_text_is_read(tmp_path, body, text):
 def test_symbols_that_stand_for_no_character_are_counted(tmp_path):
     path = docx(
         tmp_path / "a.docx",
-        f"<w:p>{run('box ')}<w:r><w:sym w:font='Wingdings' w:char='F0FE'/><w:sym w:char='x'/></w:r></w:p>",
+        f"<w:p>{run('box ')}<w:r><w:sym w:font='Wingdings' w:char='F04A'/><w:sym w:char='x'/></w:r></w:p>",
     )
     (page,) = read_docx(path)
     assert (page.text, page.left_out) == ("box", ("2 symbols of fonts such as Wingdings",))
@@ -215,6 +240,64 @@ def test_of_damaged_xml_the_sound_beginning_is_read(tmp_path):
     page = page_of(archive(tmp_path / "a.docx", {"word/document.xml": main[: main.index("Cut") + 2]}))
     assert page.text == "Sound.\n\nCu"
     assert page.left_out == ("the part 'word/document.xml' is damaged, and what follows the damage may be missing",)
+
+
+def test_letters_in_fonts_of_pictures_are_counted(tmp_path):
+    font = "<w:rPr><w:rFonts w:ascii='Webdings'/></w:rPr>"
+    body = f"<w:p><w:r>{font}<w:t>ab</w:t></w:r><w:r><w:t>left \uf0b7</w:t></w:r></w:p>"
+    page = page_of(docx(tmp_path / "a.docx", body))
+    assert (page.text, page.left_out) == ("left", ("3 symbols of fonts such as Wingdings",))
+
+
+def test_a_watermark_in_a_header_is_read(tmp_path):
+    mark = "<w:p><w:r><w:pict><v:shape><v:textpath string='CONFIDENTIAL'/></v:shape></w:pict></w:r></w:p>"
+    rels = related(h=("header", "header1.xml"))
+    assert only_text(tmp_path, p("Body."), rels, header1=part("w:hdr", mark)) == "CONFIDENTIAL\n\nBody."
+
+
+def with_chunk(tmp_path, name, data):
+    """Return the page of a document that shows a part of another format between two paragraphs."""
+    body = p("Before.") + '<w:altChunk r:id="c"/>' + p("After.")
+    path = docx(tmp_path / "a.docx", body, related(c=("aFChunk", name)))
+    return page_of(replaced(path, f"word/{name}", data))
+
+
+@pytest.mark.parametrize("kind", ["html", "txt", "rtf", "docx"])
+def test_a_part_of_another_format_is_read_where_word_shows_it(tmp_path, kind):
+    inner = docx(tmp_path / "inner.docx", p("A caf\u00e9.")).read_bytes()
+    data = {
+        "html": "<meta charset=utf-8><p>A <b>caf\u00e9</b>.".encode(),
+        "txt": "A caf\u00e9.".encode(),
+        "rtf": rb"{\rtf1\ansi A caf\'e9.}",
+        "docx": inner,
+    }
+    page = with_chunk(tmp_path, f"c.{kind}", data[kind])
+    assert (page.text.split("\n\n"), page.left_out) == (["Before.", "A caf\u00e9.", "After."], ())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "left_out"),
+    [
+        ("c.mht", b"MIME-Version: 1.0", "1 embedded file not read"),
+        ("c.docx", b"not a zip", "the part 'word/c.docx' cannot be read (no sound document)"),
+    ],
+)
+def test_a_part_of_another_format_that_is_not_read_is_named(tmp_path, name, data, left_out):
+    page = with_chunk(tmp_path, name, data)
+    assert page.text == "Before.\n\nAfter."
+    assert left_out in page.left_out
+
+
+def test_documents_in_documents_are_read_to_a_bound(tmp_path):
+    path = docx(tmp_path / "0.docx", p("level 0"))
+    for i in range(1, 8):
+        outer = docx(
+            tmp_path / f"{i}.docx", p(f"level {i}") + '<w:altChunk r:id="c"/>', related(c=("aFChunk", "c.docx"))
+        )
+        path = replaced(outer, "word/c.docx", path.read_bytes())
+    page = page_of(path)
+    assert page.text.split("\n\n") == ["level 7", "level 6", "level 5", "level 4"]
+    assert any("nested too deeply" in phrase for phrase in page.left_out)
 
 
 def test_embedded_files_are_counted(tmp_path):

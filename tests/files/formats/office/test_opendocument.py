@@ -72,6 +72,39 @@ def test_formulas_and_charts_are_read_and_end(tmp_path):
     assert text_of(tmp_path, body, Math=math, Chart=chart) == ["See .", "E = 2", "Sales"]
 
 
+def test_titles_of_charts_and_descriptions_of_pictures_are_read(tmp_path):
+    chart = (
+        "<x:body xmlns:x='x' xmlns:text='t' xmlns:c='urn:oasis:names:tc:opendocument:xmlns:chart:1.0'>"
+        f"<c:title>{p('Sales by year')}</c:title></x:body>"
+    )
+    named = "<svg:title>{}</svg:title><svg:desc>{}</svg:desc>"
+    picture = f"<draw:frame><draw:image/>{named.format('A boat', 'It is red.')}</draw:frame>"
+    written = f"<draw:frame><draw:image/>{named.format('Picture 3', 'boat.png')}</draw:frame>"
+    body = p(f"See {picture}{written}<draw:object xlink:href='./Chart' xmlns:xlink='x'/>.") + p("Next")
+    assert text_of(tmp_path, body, Chart=chart) == ["See .", "A boat", "It is red.", "Sales by year", "Next"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("<form:text form:id='c' form:value='old' form:current-value='Ada'/>", "Ada"),
+        ("<form:textarea xml:id='c' form:current-value='Two words'/>", "Two words"),
+        ("<form:checkbox form:id='c' form:label='I agree' form:current-state='checked'/>", "\u2612 I agree"),
+        ("<form:checkbox form:id='c' form:label='I agree'/>", "\u2610 I agree"),
+        ("<form:radio form:id='c' form:label='Tea' form:current-selected='true'/>", "\u2612 Tea"),
+        ("<form:listbox form:id='c'><form:option form:label='apple'/>"
+         "<form:option form:label='pear' form:current-selected='true'/></form:listbox>", "pear"),
+        ("<form:fixed-text form:id='c' form:label='Your name'/>", "Your name"),
+        ("<form:password form:id='c' form:current-value='secret'/>", ""),
+        ("<form:text form:id='other' form:current-value='Ada'/>", ""),
+    ],
+)  # fmt: skip
+def test_fields_of_forms_are_read_as_they_are_filled(tmp_path, field, text):
+    forms = f"<office:forms><form:form>{field}</form:form></office:forms>"
+    body = forms + p("Here: <draw:control draw:control='c'/>") + p("Next")
+    assert text_of(tmp_path, body) == ["Here:", *[text] * bool(text), "Next"]
+
+
 def test_slides_are_pages_with_their_notes(tmp_path):
     def slide(text, notes=""):
         box = f"<draw:frame><draw:text-box>{p(text)}</draw:text-box></draw:frame>"

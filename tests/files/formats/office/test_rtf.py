@@ -67,6 +67,28 @@ def test_hidden_text_is_counted(tmp_path):
     assert page.left_out == ("3 hidden words",)
 
 
+SYMBOLS = r"{\fonttbl{\f0\froman Times;}{\f3\froman\fcharset2{\*\panose 05}Symbol;}{\f4\fnil\fcharset2 Wingdings;}}"
+
+
+@pytest.mark.parametrize(
+    ("inner", "text", "lost"),
+    [
+        (r"{\f3 abc\'b3\u-3999?} abc", "\u03b1\u03b2\u03c7\u2265\u03b1 abc", 0),
+        (r"\f3 a\plain a", "\u03b1a", 0),
+        (r"{\f4 \u-3842?J} left", "\u2611 left", 1),
+        (r"x\u-3913?y", "xy", 1),
+        (r'{\field{\*\fldinst SYMBOL 97 \\f "Symbol" \\s 10}{\fldrslt\f3\fs20}}.', "\u03b1.", 0),
+        (r"{\field{\*\fldinst {\b SYMBOL 0xFE \\f Wingdings}}{\fldrslt}}.", "\u2611.", 0),
+        (r"{\field{\*\fldinst {PAGE }}{\fldrslt 7}}.", "7.", 0),
+        (r"{\field{\*\fldinst SYMBOL 99999999999999999999}{\fldrslt}}.", ".", 0),
+    ],
+)
+def test_fonts_of_symbols_show_their_signs(inner, text, lost):
+    page = page_of_rtf((r"{\rtf1\ansi\ansicpg1252\deff0" + SYMBOLS + r"\pard " + inner + "}").encode())
+    counted = {0: (), 1: ("1 symbol of fonts such as Wingdings",)}
+    assert (page.text, page.left_out) == (text, counted[lost])
+
+
 def test_a_star_within_a_group_hides_nothing():
     assert page_of_rtf(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}").text == "The quick fox"
     assert page_of_rtf(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}").text == "fox"

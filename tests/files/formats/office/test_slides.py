@@ -64,3 +64,27 @@ def test_the_description_of_a_picture_is_read(tmp_path):
     picture = '<p:pic><p:nvPicPr><p:cNvPr id="2" name="Picture 1" descr="A red boat"/></p:nvPicPr></p:pic>'
     (page,) = read_pptx(pptx(tmp_path / "a.pptx", shape("first") + picture + shape("second")))
     assert (page.text, page.left_out) == ("first\n\nA red boat\n\nsecond", ())
+
+
+def test_fonts_of_symbols_show_their_signs(tmp_path):
+    def in_font(text, font):
+        return f"<a:p><a:r><a:rPr>{font}</a:rPr><a:t>{text}</a:t></a:r></a:p>"
+
+    texts = in_font("ab", "<a:latin typeface='Symbol'/>") + in_font("\uf0feJ", "<a:sym typeface='Wingdings'/>")
+    (page,) = read_pptx(pptx(tmp_path / "a.pptx", f"<p:sp><p:txBody>{texts}</p:txBody></p:sp>"))
+    assert (page.text, page.left_out) == ("\u03b1\u03b2\n\n\u2611", ("1 symbol of fonts such as Wingdings",))
+
+
+def test_descriptions_of_shapes_tables_and_groups_are_read(tmp_path):
+    def named(kind, description):
+        return f"<p:{kind}><p:cNvPr id='1' name='x' descr='{description}'/></p:{kind}>"
+
+    cell = "<a:tbl><a:tr><a:tc><a:txBody><a:p><a:r><a:t>cell</a:t></a:r></a:p></a:txBody></a:tc></a:tr></a:tbl>"
+    slide = (
+        f"<p:grpSp>{named('nvGrpSpPr', 'The crew')}<p:sp>{named('nvSpPr', 'An arrow to the left')}</p:sp></p:grpSp>"
+        f"<p:graphicFrame>{named('nvGraphicFramePr', 'Prices by year')}{cell}</p:graphicFrame>"
+        f"<p:cxnSp>{named('nvCxnSpPr', 'Picture 4')}</p:cxnSp>"
+    )
+    (page,) = read_pptx(pptx(tmp_path / "a.pptx", slide))
+    assert page.text.split("\n\n") == ["The crew", "An arrow to the left", "Prices by year", "cell"]
+    assert page.left_out == ()

@@ -11,7 +11,7 @@ from helpers.text_files import refused, write
 
 from smart_rag import IndexConfig
 from smart_rag.errors import DocumentError
-from smart_rag.files.formats.office.xls import read_xls
+from smart_rag.files.formats.office.sheets.xls import read_xls
 from smart_rag.files.reader import Reader
 from smart_rag.files.worker import limits
 

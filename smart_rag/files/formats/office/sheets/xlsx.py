@@ -7,17 +7,19 @@ at its far end.
 from __future__ import annotations
 
 import io
+import math
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
-from smart_rag.files.formats.office.drawing import diagram_text
+from smart_rag.files.formats.office.drawing import DESCRIBED, description, diagram_text
 from smart_rag.files.formats.office.missing import embedded_files
+from smart_rag.files.formats.office.sheets.number_format import BUILT_IN, NotFollowed, NumberFormat, general
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
 from smart_rag.wording import number
@@ -25,14 +27,13 @@ from smart_rag.wording import number
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-_BUILTIN_DATES = {*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)}
-_BUILTIN_PERCENTAGES = {9: "0%", 10: "0.00%"}
-_NO_CODE = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')  # texts, colours and spaces in the code of a number format
 _MOST_EMPTY = 20  # empty cells that are kept between two others
 _MOST_TEXT = 256_000_000  # characters: many cells may show the same long text
 _MOST_LETTERS = 7  # of a column: Excel has at most three
-_MOST_DIGITS = 30  # Excel shows as many
-_LAST_DATE = 2_958_466  # days after the first: the year 9999
+_MOST_NAMED = 3  # number formats
+_MOST_CODE = 60  # characters of a number format that are named
+_TAGS = ("{*}row", *(f"{{*}}{which}{kind}" for kind in ("Header", "Footer") for which in ("odd", "even", "first")))
+_MARGIN_CODE = re.compile(r'&(?:"[^"]*"|K[0-9A-F+-]{6}|[0-9]+|.)', re.DOTALL)
 _ESCAPED = re.compile("_x([0-9A-F]{4})_")
 _WHOLE = re.compile("-?[0-9]{1,20}")  # other numbers have at most 15 digits that are right
 
@@ -64,13 +65,15 @@ class _Book:
         self._root = archive.xml(self._main)
         self._strings = [_shared(element) for element in self._each("sharedStrings", "si")]
         self._unread = set(range(len(self._strings)))
+        self._margins: list[str] = []
         self._lost = 0
         self._room = _MOST_TEXT
+        self._not_followed: Counter[str] = Counter()
+        self._hidden = 0
         styles = self._part("styles")
-        self._formats = [] if styles is None else list(_formats(styles))
         settings = next((element for element in elements(self._root) if local(element) == "workbookPr"), None)
         since_1904 = settings is not None and settings.get("date1904") in ("1", "true")
-        self._first_day = datetime(1904, 1, 1) if since_1904 else datetime(1899, 12, 30)
+        self._formats = [] if styles is None else list(_formats(styles, since_1904))
 
     def sheets(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the part of each sheet, in their order."""
@@ -90,7 +93,10 @@ class _Book:
             return
         options = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": True}
         try:
-            for _, row in lxml.etree.iterparse(data, tag="{*}row", **options):
+            for _, row in lxml.etree.iterparse(data, tag=_TAGS, **options):
+                if local(row) != "row":
+                    self._margins.append(_margin(inner(row)))
+                    continue
                 cells = self._cells(row)
                 self._room -= sum(map(len, cells))
                 if self._room < 0:
@@ -106,7 +112,9 @@ class _Book:
             self._archive.left_out.append("damaged XML, and what follows the damage is missing")
 
     def around(self, part: str) -> Iterator[str]:
-        """Yield the comments, text boxes, charts and diagrams of a sheet."""
+        """Yield the printed headers and footers of a sheet whose rows are read, its comments, drawings and charts."""
+        yield from dict.fromkeys(filter(None, self._margins))
+        self._margins.clear()
         for kind, name in self._archive.related(part).values():
             root = self._archive.part(name) if kind in ("comments", "threadedComment", "drawing") else None
             for element in () if root is None else elements(root):
@@ -117,6 +125,8 @@ class _Book:
                     _, drawing = self._archive.related(name).get(id, ("", ""))
                     drawn = self._archive.part(drawing) if drawing in self._archive.names else None
                     yield from () if drawn is None else diagram_text(drawn)
+                elif local(element) in DESCRIBED:
+                    yield from filter(None, [description(element)])
             if kind == "drawing" and root is not None:
                 yield from diagram_text(root)
 
@@ -127,6 +137,13 @@ class _Book:
             yield f"{number(words, 'word')} that the raw text of the file has and no cell shows"
         if self._lost:
             yield f"{number(self._lost, 'cell')} whose text is not in the file"
+        if self._hidden:
+            yield f"{number(self._hidden, 'cell')} whose number format hides what is in it"
+        if self._not_followed:
+            codes = [repr(code[:_MOST_CODE]) for code, _ in self._not_followed.most_common(_MOST_NAMED)]
+            more = ["others"] * (len(self._not_followed) > _MOST_NAMED)
+            cells = number(self._not_followed.total(), "cell")
+            yield f"{cells} with the stored number, because its format is not followed ({', '.join(codes + more)})"
 
     def _part(self, kind: str) -> _Element | None:
         usual = posixpath.join(posixpath.dirname(self._main), f"{kind}.xml")
@@ -158,11 +175,13 @@ class _Book:
             return f"={inner(parts['f'])}" if "f" in parts and inner(parts["f"]) else ""
         match cell.get("t", "n"):
             case "s":
-                return self._string(stored)
+                return self._text(self._string(stored), cell)
+            case "str":
+                return self._text(_unescaped(stored), cell)
             case "b":
                 return "TRUE" if stored.lower() in ("1", "true") else "FALSE"
             case "n":
-                return self._number(stored, cell.get("s", "0"))
+                return self._number(stored, cell)
         return _unescaped(stored)
 
     def _string(self, place: str) -> str:
@@ -172,24 +191,30 @@ class _Book:
         self._unread.discard(int(place))
         return self._strings[int(place)]
 
-    def _number(self, stored: str, style: str) -> str:
-        code = self._formats[_whole(style)] if _whole(style) < len(self._formats) else ""
+    def _format(self, cell: _Element) -> NumberFormat | None:
+        style = _whole(cell.get("s", "0"))
+        return self._formats[style] if style < len(self._formats) else None
+
+    def _text(self, text: str, cell: _Element) -> str:
+        style = self._format(cell)
+        shown = text if style is None else style.of_text(text)
+        self._hidden += bool(text) and not shown
+        return shown
+
+    def _number(self, stored: str, cell: _Element) -> str:
         try:
             found = float(stored)
         except ValueError:
             return stored
-        if code == "date" and 0 <= found < _LAST_DATE:
-            return self._date(found)
-        if code.endswith("%"):
-            digits = len(code.partition(".")[2]) - 1 if "." in code else 0
-            return f"{found:.{min(digits, _MOST_DIGITS)}%}"
-        return stored if _WHOLE.fullmatch(stored) else f"{found:.15g}"
-
-    def _date(self, days: float) -> str:
-        moment = self._first_day + timedelta(seconds=round(days * 86_400))
-        if days < 1:
-            return moment.time().isoformat()
-        return (moment.date() if days == int(days) else moment).isoformat(*(() if days == int(days) else (" ",)))
+        style = self._format(cell)
+        if style is not None and math.isfinite(found):
+            try:
+                shown = style.of_number(found)
+                self._hidden += bool(found) and not shown
+                return shown
+            except NotFollowed:
+                self._not_followed[style.code] += 1
+        return stored if _WHOLE.fullmatch(stored) else general(found)
 
 
 def _shared(element: _Element) -> str:
@@ -198,27 +223,31 @@ def _shared(element: _Element) -> str:
     return _unescaped("".join(inner(part) for part in parts if local(part.getparent()) != "rPh")).strip()
 
 
+def _margin(code: str) -> str:
+    """Return the text of a header or a footer on paper, without the codes for fonts, numbers and dates."""
+    return " ".join(_MARGIN_CODE.sub(lambda found: "&" if found[0] == "&&" else " ", code).split())
+
+
 def _unescaped(text: str) -> str:
     """Return a text with the characters that Excel writes by their numbers: ``_x000D_`` is the end of a line."""
     return _ESCAPED.sub(lambda code: "\n" if code[1] == "000D" else chr(int(code[1], 16)), text)
 
 
-def _formats(styles: _Element) -> Iterator[str]:
-    """Yield for each style of cells: ``"date"``, the code of a percentage, or an empty text."""
+def _formats(styles: _Element, since_1904: bool) -> Iterator[NumberFormat | None]:
+    """Yield for each style of cells its number format, or None if it shows what is stored."""
     codes = {
         element.get("numFmtId"): element.get("formatCode", "")
         for element in elements(styles)
         if local(element) == "numFmt"
     }
+    made: dict[str, NumberFormat | None] = {"": None, "general": None, "@": None}
     for group in (element for element in elements(styles) if local(element) == "cellXfs"):
         for style in (element for element in elements(group) if local(element) == "xf"):
             id = style.get("numFmtId", "0")
-            code = _NO_CODE.sub("", codes.get(id, "")).partition(";")[0]
-            built_in = 0 if id in codes else _whole(id)
-            if built_in in _BUILTIN_DATES or re.search("[dmyhs]", code.lower().replace("general", "")):
-                yield "date"
-            else:
-                yield _BUILTIN_PERCENTAGES.get(built_in, code if code.endswith("%") else "")
+            code = codes.get(id, BUILT_IN.get(_whole(id), ""))
+            if code.lower() not in made:
+                made[code.lower()] = NumberFormat(code, since_1904)
+            yield made[code.lower()]
 
 
 def _whole(text: str) -> int:
