@@ -26,7 +26,9 @@ EXHAUSTIVE_DOCUMENTS = 500
 # then ends the process or fails.
 HNSW_BOUNDS = {"max_neighbors": (2, 10_000), "ef_construction": (1, 1_000_000), "ef_search": (1, 1_000_000)}
 
-Weighting = Literal["idf", "none"]
+Weighting = Literal["idf", "none", "contrast"]
+# An adapter is trained on single pairs of a query and a document, so there are no candidates that contrast.
+AdapterWeighting = Literal["idf", "none"]
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 Objective = Literal["pooled", "late", "hybrid"]
 # An adapter does not change pooled embeddings, so it has no objective "pooled".
@@ -158,7 +160,9 @@ class IndexConfig:
         weights: weights of the pooled and of the late score. With None, the encoder chooses them. Most encoders choose
             `DEFAULT_WEIGHTS`. With a model that was trained for late interaction, only the late score counts.
         weighting: how query tokens are weighted. With ``"idf"``, the weight is the inverse document frequency of the
-            token in this index. With ``"none"``, all weights are equal.
+            token in this index. With ``"none"``, all weights are equal. With ``"contrast"``, rare tokens count more,
+            and so do tokens whose best match among the candidates is much better than their mean match. The score of a
+            document then depends on the other candidates, and so on the filters.
         chunk_tokens: maximum number of tokens of a chunk.
         chunk_overlap: maximum number of tokens that neighbouring chunks share.
         hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.

@@ -59,7 +59,7 @@ def test_weights_are_two_numbers(weights):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"weighting": "tf"}, "weighting must be one of idf, none"),
+        ({"weighting": "tf"}, "weighting must be one of idf, none, contrast"),
         ({"chunk_tokens": 0}, "chunk_tokens must be"),
         (
             {"chunk_tokens": 10, "chunk_overlap": 10},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from smart_rag.config import Weighting
 from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def tuning_json(found: Tuning, *, written: bool) -> dict[str, Any]:
         "settings": [{**_setting_json(setting), "ndcg@10": score} for setting, score in found.scores.items()],
         "current": _setting_json(found.current),
         "choice": _setting_json(found.choice),
-        "held_out": found.held_out.as_json("ndcg@10"),
+        "held_out": {**found.held_out.as_json("ndcg@10"), "verdict": found.verdict},
+        "in_sample": {"ndcg@10": found.in_sample},
         "written": written,
     }
 
@@ -163,29 +165,40 @@ def tuning_table(found: Tuning) -> Table:
     """Return the score of each setting. Each row is for one ratio of the weights: from only late to only pooled."""
     table = Table(title=f"nDCG@10 of {found.queries:,} queries")
     table.add_column("pooled : late")
-    for column in ("weighting idf", "weighting none"):
-        table.add_column(column, justify="right")
+    for weighting in get_args(Weighting):
+        table.add_column(f"weighting {weighting}", justify="right")
     rows: dict[tuple[float, float], dict[str, Text]] = {}
     for setting in sorted(found.scores, key=lambda setting: setting.weights[0] / sum(setting.weights)):
-        mark = " current" if setting == found.current else " best" if setting == found.choice else ""
+        mark = " current" if setting == found.current else " choice" if setting == found.choice else ""
         cell = Text(f"{found.scores[setting]:.4f}{mark:<8}", style="bold" if mark else "")
         rows.setdefault(setting.weights, {})[setting.weighting] = cell
     for weights, cells in rows.items():
-        table.add_row(_ratio(weights), cells.get("idf", ""), cells.get("none", ""))
+        table.add_row(_ratio(weights), *(cells.get(weighting, "") for weighting in get_args(Weighting)))
     return table
 
 
 def tuning_verdict(found: Tuning) -> str:
     """Return the conclusion of `tune`."""
-    notes = "".join(f"{note}\n" for note in found.notes)
+    lines = [*found.notes]
     if found.choice == found.current:
-        return f"{notes}No setting is better than the current setting of the index, {_setting(found.current)}."
+        lines.append(f"The choice is the current setting of the index, {_setting(found.current)}.")
+        if found.best != found.current:
+            gain = found.scores[found.best] - found.scores[found.current]
+            lines.append(
+                f"{_setting(found.best)} is better by {gain:.4f} on these queries, but no gain is above its standard "
+                "error. To set it anyway, call in Python: "
+                f"index.set_weights({found.best.weights}, {found.best.weighting!r})"
+            )
+        return "\n".join(lines)
     held_out = found.held_out
-    is_noise = "the difference is noise" if held_out.verdict == "noise" else held_out.verdict
-    return (
-        f"{notes}Best: {_setting(found.choice)}; current: {_setting(found.current)}.\n"
-        f"Difference on held-out queries, with the setting that is best on the others: {held_out.mean:+.4f} "
-        f"(95 % interval {held_out.low:+.4f} to {held_out.high:+.4f}, p {_p(held_out.p)}): {is_noise}."
+    return "\n".join(
+        [
+            *lines,
+            f"Choice: {_setting(found.choice)}; current: {_setting(found.current)}.",
+            f"Gain to expect on other queries, by cross-validation: {held_out.mean:+.4f} (95 % interval "
+            f"{held_out.low:+.4f} to {held_out.high:+.4f}, p {_p(held_out.p)}): {found.verdict}.",
+            f"Gain on the queries by which it was chosen, usually too high for others: {found.in_sample:+.4f}.",
+        ]
     )
 
 

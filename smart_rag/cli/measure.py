@@ -35,6 +35,7 @@ from smart_rag.cli.options import (
     PlotFile,
     ProfileName,
     QueryPrompt,
+    QueryWeighting,
     ReportFile,
     Trusted,
     names_in,
@@ -117,6 +118,7 @@ def evaluate(
     candidates: Annotated[
         int, typer.Option(min=1, help="Number of documents that the first stage chooses for scoring.")
     ] = DEFAULT_CANDIDATES,
+    weighting: QueryWeighting = None,
     limit_queries: LimitQueries = None,
     db: KeptDb = None,
     device: Device = None,
@@ -138,11 +140,11 @@ def evaluate(
     reports = Reports(json_file, per_query, plot)
     reports.check()
     if paper:
-        others = (db, top_k, answerable_only, run_files, measures, save_runs, per_query, plot)
+        others = (db, top_k, weighting, answerable_only, run_files, measures, save_runs, per_query, plot)
         if any(others) or candidates != DEFAULT_CANDIDATES:
             raise typer.BadParameter(
                 "--paper scores every document, in an index of its own for each dataset; leave out --db, --top-k, "
-                "--candidates, --answerable-only, --runs, --measures, --save-runs, --per-query, --plot"
+                "--candidates, --weighting, --answerable-only, --runs, --measures, --save-runs, --per-query, --plot"
             )
         given: dict[str, object] = {"base_model": base_model, "adapter": adapter, "device": device, "profile": profile}
         given |= {"query_prompt": query_prompt, "document_prompt": document_prompt, "max_pixels": max_pixels}
@@ -153,8 +155,10 @@ def evaluate(
     if media or language:
         raise typer.BadParameter("--media and --language need --paper")
     if run_files:
-        if any((db, model, base_model, adapter, profile, query_prompt, document_prompt, backend, save_runs)):
-            raise typer.BadParameter("--runs loads no model; leave out --db, --save-runs and the options of a model")
+        if any((db, model, base_model, adapter, profile, query_prompt, document_prompt, backend, save_runs, weighting)):
+            raise typer.BadParameter(
+                "--runs loads no model; leave out --db, --save-runs, --weighting and the options of a model"
+            )
         runs_options = {"limit_queries": limit_queries, "split": split, "answerable_only": answerable_only}
         _evaluate_runs(dataset, run_files, runs_options, names_in(measures), top_k, reports)
         return
@@ -183,6 +187,7 @@ def evaluate(
             measures=names_in(measures),
             top_k=top_k,
             candidates=candidates,
+            weighting=weighting,
             save_runs=save_runs,
             show_progress_bar=on_terminal(),
         )
@@ -335,9 +340,7 @@ def tune(
     ],
     limit_queries: LimitQueries = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only, and do not change the index.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Save the best setting even if the difference may be noise.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Save the choice even if its gain may be noise.")] = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -358,9 +361,14 @@ def tune(
         print_json(figures.tuning_json(found, written=writes))
         return
     out.print(figures.tuning_table(found))
-    done = "The best setting is saved in the index." if writes else "The index is unchanged."
-    if found.choice != found.current and not (writes or dry_run):
-        done += " --force saves the best setting anyway."
+    done = "The choice is saved in the index."
+    if dry_run:
+        done = "The index is unchanged."
+    elif not writes:  # the scale of relevance is not
+        done = "The weights of the index are unchanged."
+        done += " --force saves the choice anyway." if found.choice != found.current else ""
+    elif not found.is_worth_it:
+        done = "The choice is saved in the index, because of --force. It may be worse than the setting before."
     out.print(Text(figures.tuning_verdict(found) + "\n" + done), soft_wrap=True)
 
 

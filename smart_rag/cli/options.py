@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smart_rag.config import DEFAULT_MODEL, IndexConfig
+from smart_rag.config import DEFAULT_MODEL, IndexConfig, Weighting
 from smart_rag.embeddings.codec import PRESETS
 from smart_rag.paths import absolute
 
@@ -117,6 +117,14 @@ MinRelevance = Annotated[
 PerSource = Annotated[int | None, typer.Option(metavar="N", help="Number of passages that a file may have, such as 1.")]
 FoldDuplicates = Annotated[
     bool, typer.Option("--fold-duplicates", help="Show passages that say nearly the same only once.")
+]
+QueryWeighting = Annotated[
+    Weighting | None,
+    typer.Option(
+        "--weighting",
+        help="Which words of a query count more: rare ones (idf), or those that tell the candidates apart (contrast); "
+        "by default that of the index.",
+    ),
 ]
 WhereDocument = Annotated[
     str | None,

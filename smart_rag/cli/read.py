@@ -27,6 +27,7 @@ from smart_rag.cli.options import (
     MovedModel,
     PerSource,
     QueryImage,
+    QueryWeighting,
     SourcePaths,
     Trusted,
     Where,
@@ -75,6 +76,7 @@ def search(
     first_stage: Annotated[
         FirstStageName, typer.Option(help="How candidates are chosen; exhaustive scores all passages.")
     ] = "auto",
+    weighting: QueryWeighting = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -103,6 +105,7 @@ def search(
         "where": _filter("--where", where, '{"page": 3}'),
         "where_document": _filter("--where-document", where_document, '{"$contains": "pump"}'),
         "first_stage": first_stage,
+        "weighting": weighting,
         "min_relevance": min_relevance,
         "per_source": per_source,
         "fold_duplicates": fold_duplicates,

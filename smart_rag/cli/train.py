@@ -23,6 +23,7 @@ from smart_rag.training.settings import (
     LORA_LEARNING_RATE,
     AdapterSettings,
     FinetuneSettings,
+    Start,
 )
 
 if TYPE_CHECKING:
@@ -47,12 +48,41 @@ def _check_positive(value: float | None) -> float | None:
     return value
 
 
+def _layers(text: str) -> tuple[int, ...]:
+    """Return the numbers in a text such as ``20,-1``."""
+    return tuple(int(number) for number in text.split(","))
+
+
+def _check_layers(text: str) -> str:
+    try:
+        _layers(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be numbers of layers, such as 20,-1, got {text}") from None
+    return text
+
+
+def _check_not_negative(value: float) -> float:
+    if not value >= 0:
+        raise typer.BadParameter(f"must be at least 0, got {value:g}")
+    return value
+
+
 Data = Annotated[
     Path,
     typer.Option(
         metavar="DATA",
         parser=absolute,
-        help="A .jsonl file of pairs, a BEIR folder, or a dataset folder of Hugging Face datasets.",
+        help="A file of pairs (.jsonl, .json, .csv, .tsv, .parquet), a folder of them, a BEIR folder, or a dataset "
+        "folder of Hugging Face datasets.",
+    ),
+]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME=MEANING",
+        help="Another name of a column in the data, such as search=query; id= leaves out the column id. May be given "
+        "several times.",
     ),
 ]
 TrainedModel = Annotated[
@@ -70,6 +100,11 @@ HeldOut = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the scores in the loss.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random, except the split.")]
+WeightDecay = Annotated[float, typer.Option(callback=_check_not_negative, help="Weight decay of AdamW.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Cut texts after N tokens; by default, after as many as the model takes."),
+]
 CheckpointMinutes = Annotated[
     float,
     typer.Option(metavar="N", callback=_check_positive, help="Save a checkpoint after so many minutes."),
@@ -92,11 +127,21 @@ def train_adapter_command(
     dimension: Annotated[
         int | None, typer.Option(min=1, help="Width of the token embeddings; by default the model's width.")
     ] = None,
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="N,...", callback=_check_layers, help="Layers of the model whose states the adapter reads."
+        ),
+    ] = ",".join(map(str, AdapterSettings.layers)),
+    start: Annotated[
+        Start, typer.Option(help="Start with the token embeddings of the frozen model, or with random weights.")
+    ] = AdapterSettings.start,
     epochs: Epochs = AdapterSettings.epochs,
     batch_size: BatchSize = AdapterSettings.batch_size,
     learning_rate: Annotated[
         float, typer.Option(callback=_check_positive, help="Peak learning rate.")
     ] = AdapterSettings.learning_rate,
+    weight_decay: WeightDecay = AdapterSettings.weight_decay,
     temperature: Temperature = AdapterSettings.temperature,
     objective: Annotated[AdapterObjective, typer.Option(help="Score to train.")] = AdapterSettings.objective,
     hard_negatives: HardNegatives = AdapterSettings.hard_negatives,
@@ -105,8 +150,10 @@ def train_adapter_command(
     base_model: BaseModel = None,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
+    max_length: MaxLength = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    columns: ColumnNames = None,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     keep_anyway: KeepAnyway = False,
@@ -119,13 +166,16 @@ def train_adapter_command(
     from smart_rag.training import train_adapter
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit_queries, plot, json_file)
+    loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = AdapterSettings(
         dimension=dimension,
+        layers=_layers(layers),
+        start=start,
         objective=objective,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
         temperature=temperature,
         hard_negatives=hard_negatives,
         seed=seed,
@@ -136,6 +186,7 @@ def train_adapter_command(
         device=device,
         profile=profile,
         max_pixels=max_pixels,
+        max_length=max_length,
         base_model=base_model,
         trust_remote_code=trust_remote_code,
     )
@@ -169,6 +220,9 @@ def finetune_command(
         int | None,
         typer.Option(metavar="RANK", min=1, help="Train LoRA of this rank; by default all weights."),
     ] = FinetuneSettings.lora_rank,
+    lora_alpha: Annotated[
+        int | None, typer.Option(min=1, help="Scale of LoRA; by default twice the rank.")
+    ] = FinetuneSettings.lora_alpha,
     epochs: Epochs = FinetuneSettings.epochs,
     batch_size: BatchSize = FinetuneSettings.batch_size,
     mini_batch_size: Annotated[
@@ -183,6 +237,7 @@ def finetune_command(
             "LoRA.",
         ),
     ] = FinetuneSettings.learning_rate,
+    weight_decay: WeightDecay = FinetuneSettings.weight_decay,
     temperature: Temperature = FinetuneSettings.temperature,
     hard_negatives: HardNegatives = FinetuneSettings.hard_negatives,
     seed: Seed = FinetuneSettings.seed,
@@ -191,10 +246,15 @@ def finetune_command(
         int | None,
         typer.Option(metavar="STEPS", min=1, help="Evaluate and save a checkpoint; by default after each epoch."),
     ] = FinetuneSettings.evaluate_every,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Run each layer twice, which saves memory.")
+    ] = FinetuneSettings.gradient_checkpointing,
     profile: ProfileName = None,
     max_pixels: MaxPixels = None,
+    max_length: MaxLength = None,
     device: Device = None,
     trust_remote_code: Trusted = False,
+    columns: ColumnNames = None,
     limit_queries: LimitQueries = None,
     held_out: HeldOut = DEFAULT_HELD_OUT,
     keep_anyway: KeepAnyway = False,
@@ -206,17 +266,20 @@ def finetune_command(
     from smart_rag.training import finetune
     from smart_rag.training.folder import TrainingFolder
 
-    loaded = _training_data(data, limit_queries, plot, json_file)
+    loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = FinetuneSettings(
         objective=objective,
         lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
         epochs=epochs,
         batch_size=batch_size,
         mini_batch_size=mini_batch_size,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
         temperature=temperature,
         hard_negatives=hard_negatives,
         evaluate_every=evaluate_every,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
         checkpoint_minutes=checkpoint_minutes,
     )
@@ -230,12 +293,18 @@ def finetune_command(
             device=device,
             profile=profile,
             max_pixels=max_pixels,
+            max_length=max_length,
             trust_remote_code=trust_remote_code,
             keep_anyway=keep_anyway,
             resume=resume,
             show_progress_bar=on_terminal(),
         )
-    done = f"{to}: use it with `smart-rag index PATH --db DIR --model {to}`"
+    same = ["--model", str(to)]
+    if (
+        max_pixels is not None and not (to / "modules.json").exists()
+    ):  # such as LamRA: its folder does not hold the limit
+        same += ["--max-pixels", str(max_pixels)]
+    done = f"{to}: use it with `smart-rag index PATH --db DIR {shlex.join(same)}`"
     _show_training(report, done, plot, json_file, "epoch" if evaluate_every is None else "evaluation")
 
 
@@ -256,7 +325,9 @@ def _interruptible(folder: TrainingFolder) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _training_data(data: Path, limit_queries: int | None, plot: Path | None, json_file: str | None) -> TrainingData:
+def _training_data(
+    data: Path, limit_queries: int | None, columns: list[str] | None, plot: Path | None, json_file: str | None
+) -> TrainingData:
     """Check that the plot and the JSON file can be written, and return the training data at ``data``."""
     from smart_rag.evaluation.plots import check_plot_file
     from smart_rag.training import load_training_data
@@ -264,7 +335,21 @@ def _training_data(data: Path, limit_queries: int | None, plot: Path | None, jso
     check_report_file(json_file)
     if plot is not None:
         check_plot_file(plot)
-    return load_training_data(data, limit_queries)
+    return load_training_data(data, limit_queries, columns=_names_of_columns(columns or []))
+
+
+def _names_of_columns(given: list[str]) -> dict[str, str]:
+    """Return the values of ``--columns`` as the argument ``columns`` of `load_training_data`."""
+    wrong = next((each for each in given if "=" not in each), None)
+    if wrong is not None:
+        raise typer.BadParameter(
+            f"--columns {wrong}: expected NAME=MEANING, such as search=query, or NAME= to leave it out"
+        )
+    pairs = [each.rsplit("=", 1) for each in given]
+    twice = [name for name, _ in pairs if [own for own, _ in pairs].count(name) > 1]
+    if twice:
+        raise typer.BadParameter(f"--columns names {twice[0]!r} twice; give it one meaning")
+    return {name: meaning.strip() for name, meaning in pairs}
 
 
 def _show_training(

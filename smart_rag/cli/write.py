@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +99,7 @@ def index(
     from smart_rag.files import limits
     from smart_rag.files.finder import ALL_MODALITIES
     from smart_rag.files.ocr.engine import check_installed
+    from smart_rag.index.smart_index import remove_empty
 
     if ocr:
         check_installed()
@@ -150,9 +150,9 @@ def index(
         if count or not is_new:
             out.print(f"{number(count, 'passage')} in {display.short_path(str(db))}")
         encoder = opened.encoder if watches else None
-    if is_new and not count:
-        shutil.rmtree(db, ignore_errors=True)
-    elif encoder is not None:
+        if is_new and not count and not watches:
+            remove_empty(opened)
+    if encoder is not None:
         with within_limits():
             _follow(db, encoder, wanted)
     if _has_missing(report) or (report.failed and report == AddReport(failed=report.failed, skipped=report.skipped)):

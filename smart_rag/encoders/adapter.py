@@ -22,7 +22,9 @@ from smart_rag.config import check_count
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.paths import absolute
 
-FORMAT_VERSION = 1
+# Adapters of several layers had format 1 when they were trained on states of length 1. Format 2 is written only for
+# several layers, so that an older smart_rag refuses what it would compute wrong.
+FORMAT_VERSION = 2
 _WEIGHTS = "adapter.safetensors"
 _CONFIG = "adapter.json"
 _CONFIG_KEYS = ("format_version", "width", "dimension", "layers", "model", "model_weights")
@@ -40,7 +42,8 @@ class Adapter(nn.Module):
 
         state = sum over layers l of softmax_l(rms(h_l) . rms(layer_vector) / sqrt(width)) h_l
 
-    where rms divides by the root of the mean square (arXiv 2605.24938, section 3).
+    where rms divides by the root of the mean square (arXiv 2605.24938, section 3). The states h_l have the lengths that
+    the model gives them, or any common multiple of these lengths.
 
     Args:
         width: the width of the states.
@@ -48,6 +51,7 @@ class Adapter(nn.Module):
             smaller.
         layers: the layers of the model whose states are used. -1 is the last layer.
         model, model_weights: the name of the model that the adapter is for, and the digest of the model's weights.
+        unit_layers: whether each h_l is scaled to length 1 first, as adapters of format 1 were trained.
 
     Raises:
         InvalidInput: ``dimension`` is greater than ``width``, or a layer is named twice.
@@ -61,6 +65,7 @@ class Adapter(nn.Module):
         *,
         model: str = "",
         model_weights: str = "",
+        unit_layers: bool = False,
     ) -> None:
         super().__init__()
         dimension = width if dimension is None else dimension
@@ -74,6 +79,7 @@ class Adapter(nn.Module):
         self.layers = tuple(layers)
         self.model = model
         self.model_weights = model_weights
+        self._unit_layers = unit_layers and len(self.layers) > 1
         self.norm = nn.LayerNorm(width, eps=_EPSILON)
         self.projection = nn.Linear(width, dimension, bias=False)
         nn.init.xavier_uniform_(self.projection.weight)
@@ -88,6 +94,8 @@ class Adapter(nn.Module):
     def _mixed(self, states: torch.Tensor) -> torch.Tensor:
         if self.layer_vector is None:
             return states[:, 0]
+        if self._unit_layers:
+            states = functional.normalize(states, dim=2)
         scores = _rms_normalised(states) @ _rms_normalised(self.layer_vector) * self.width**-0.5
         mixed: torch.Tensor = (scores.softmax(dim=1)[:, :, None] * states).sum(dim=1)
         return mixed
@@ -109,9 +117,14 @@ class Adapter(nn.Module):
         self.projection.weight.copy_(vectors[:, -self.dimension :].T.flip(0))
 
     @property
+    def _format_version(self) -> int:
+        return 1 if len(self.layers) == 1 or self._unit_layers else 2
+
+    @property
     def digest(self) -> str:
         """A digest of everything that changes a token embedding: weights, widths and layers."""
-        digest = hashlib.blake2b(json.dumps([self.width, self.dimension, self.layers]).encode(), digest_size=16)
+        about = [self.width, self.dimension, self.layers, *([2] if self._format_version == 2 else [])]
+        digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
         for _, weights in sorted(self.state_dict().items()):
             digest.update(weights.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
         return digest.hexdigest()
@@ -123,7 +136,7 @@ class Adapter(nn.Module):
         weights = {name: of.detach().float().cpu().contiguous() for name, of in self.state_dict().items()}
         save_file(weights, folder / _WEIGHTS)
         config = {name: getattr(self, name) for name in _CONFIG_KEYS[1:]}
-        text = json.dumps({"format_version": FORMAT_VERSION, **config}, indent=2, ensure_ascii=False)
+        text = json.dumps({"format_version": self._format_version, **config}, indent=2, ensure_ascii=False)
         (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -136,7 +149,8 @@ class Adapter(nn.Module):
         folder = absolute(folder)
         config = _read_config(folder)
         try:
-            adapter = cls(**{name: config[name] for name in _CONFIG_KEYS[1:]})
+            options = {name: config[name] for name in _CONFIG_KEYS[1:]}
+            adapter = cls(**options, unit_layers=config["format_version"] == 1)
             adapter.load_state_dict(load_file(folder / _WEIGHTS))
         except (InvalidInput, OSError, SafetensorError, RuntimeError, TypeError) as error:
             raise EncoderError(
@@ -165,9 +179,9 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         version, absent = config["format_version"], [name for name in _CONFIG_KEYS if name not in config]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise EncoderError(f"{path} is not the configuration of an adapter: {error}") from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise EncoderError(
-            f"{path}: the adapter has format {version}, this smart_rag reads format {FORMAT_VERSION}; "
+            f"{path}: the adapter has format {version}, this smart_rag reads the formats 1 and {FORMAT_VERSION}; "
             "upgrade with: pip install -U smart-rag"
         )
     if absent:

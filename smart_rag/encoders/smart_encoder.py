@@ -384,8 +384,8 @@ class SmartEncoder:
         """Return the representation of ``items`` that the training of an adapter needs.
 
         Its token embeddings are the states after ``layers``, side by side: (total, layers x dimension). Each row has
-        length 1. The parts of a row that come from different layers have equal norms. With only the last layer, the
-        rows are the token embeddings of an encoder without an adapter.
+        length 1. The parts of a row that come from different layers keep the ratio of their lengths. With only the
+        last layer, the rows are the token embeddings of an encoder without an adapter.
 
         Raises:
             EncoderError: the model has no such layer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart_rag.encoders.compatibility import AnyModel
@@ -33,8 +34,9 @@ class TrainableModel:
     def prepare(self, items: Sequence[Encodable], task: Task) -> dict[str, Any]:
         """Return the inputs of one forward pass over ``items`` (n), as tensors on the CPU.
 
-        Two entries are not for the model: ``task``, and ``keep`` (n, length), which is True for tokens that take part
-        in late interaction.
+        Some entries are not for the model: ``task``; ``keep`` (n, length), which is True for tokens that take part in
+        late interaction; and ``pooled`` (n, length), which is True for the token whose state is the pooled embedding.
+        The last one is there only if the model does not pool its states itself.
 
         Raises:
             InvalidInput: the model does not read such an item.
@@ -45,7 +47,10 @@ class TrainableModel:
         inputs = self._pooled_model.inputs
         prepared = inputs.prepare(inputs.contents_of(items, task), task)
         keep = torch.from_numpy(prepared.positions.kept(self._policies[task]))
-        return {**prepared.features, "keep": keep, "task": task}
+        own = {"keep": keep, "task": task}
+        if self._pooled_model.profile.pooled_before is not None:
+            own["pooled"] = torch.from_numpy(prepared.positions.pooled)
+        return {**prepared.features, **own}
 
     def to_embeddings(self, pooled: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pooled vectors (n, dimension) and token states (tokens, width) as embeddings in the same space.
@@ -57,6 +62,19 @@ class TrainableModel:
         """
         pooled, tokens = self._pooled_model.to_embeddings(pooled, [states])
         return pooled, tokens[:, 0]
+
+    def save(self, folder: Path) -> None:
+        """Save the model with its tokenizer and processor in ``folder``, so that `SmartEncoder` loads it.
+
+        It is a folder of sentence-transformers, if that can hold how the model is pooled. Otherwise, it is a folder of
+        transformers. Then the tokenizer says which family the model belongs to.
+        """
+        if self._pooled_model.profile.pooled_before is None:
+            self.model.save_pretrained(str(folder))
+            return
+        transformer: Any = self.model[0]
+        transformer.auto_model.save_pretrained(str(folder))
+        transformer.processor.save_pretrained(str(folder))
 
     def make_portable(self) -> None:
         """Write prompts, chat template and pixel limits into the model, so that they are saved and loaded with it.

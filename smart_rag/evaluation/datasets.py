@@ -206,6 +206,8 @@ def _labels(source: Source, limit_queries: int | None) -> Labels:
     notes = []
     if unjudged := len(queries) - len(all_judged):
         notes.append(f"{number(unjudged, 'query')} without a judgement left out")
+    if after := len(all_judged) - len(judged):
+        notes.append(f"{number(after, 'query')} after the limit left out")
     if missing := [id for id in all_qrels if id not in queries]:
         notes.append(
             f"the judgements of {number(len(missing), 'query')} left out, which {Path(queries_name).name} lacks, such "

@@ -21,13 +21,13 @@ Verdict = Literal["better", "worse", "noise", "too few queries"]
 # With fewer queries, an interval means little, because every resample has nearly the same queries.
 FEWEST_QUERIES = 30
 # A difference is better or worse if chance gives one as large in at most this share of the cases.
-_CHANCE = 0.05
-_RESAMPLES = 10_000
+CHANCE = 0.05
+RESAMPLES = 10_000
 _EXCHANGES = 20_000
 # If at most this number of queries differ, all exchanges are tried.
 _FEW = 16
 _LEVEL = 0.95
-_DRAWS_AT_ONCE = 1 << 21
+DRAWS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Difference:
         """Whether the first system is better or worse than the second. If ``p`` is above .05, it is ``noise``."""
         if self.queries < FEWEST_QUERIES:
             return "too few queries"
-        if self.p > _CHANCE:
+        if self.p > CHANCE:
             return "noise"
         return "better" if self.mean > 0 else "worse"
 
@@ -62,11 +62,11 @@ def difference(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    resamples: int = _RESAMPLES,
+    resamples: int = RESAMPLES,
     exchanges: int = _EXCHANGES,
     level: float = _LEVEL,
     seed: int = 0,
-    draws_at_once: int = _DRAWS_AT_ONCE,
+    draws_at_once: int = DRAWS_AT_ONCE,
 ) -> Difference:
     """Return the mean of ``first - second``, the interval of this mean, and its p-value.
 
@@ -93,16 +93,16 @@ def difference(
 def intervals(
     values: NDArray[np.float64],
     *,
-    resamples: int = _RESAMPLES,
+    resamples: int = RESAMPLES,
     level: float = _LEVEL,
     seed: int = 0,
-    at_once: int = _DRAWS_AT_ONCE,
+    at_once: int = DRAWS_AT_ONCE,
 ) -> list[tuple[float, float]]:
     """Return the interval of the mean of each row of ``values`` (k, n), from resamples of the columns."""
     count = values.shape[1]
     generator = np.random.default_rng(seed)
     means = np.empty((len(values), resamples))
-    for start, stop in _blocks(resamples, max(1, at_once // count)):
+    for start, stop in blocks(resamples, max(1, at_once // count)):
         drawn = generator.integers(0, count, (stop - start, count), dtype=np.int32)
         for row, of_row in enumerate(values):
             means[row, start:stop] = of_row[drawn].mean(axis=1)
@@ -138,12 +138,13 @@ def _p(differences: NDArray[np.float64], exchanges: int, seed: int, at_once: int
         return float(np.mean(np.abs(sums) >= least))
     generator = np.random.default_rng(seed)
     reached = 0
-    for start, stop in _blocks(exchanges, max(1, at_once // len(changed))):
+    for start, stop in blocks(exchanges, max(1, at_once // len(changed))):
         signs = 2.0 * generator.integers(0, 2, (stop - start, len(changed)), dtype=np.int8) - 1
         reached += int(np.count_nonzero(np.abs(signs @ changed) >= least))
     # The differences as they are count as one of the exchanges, so that p is never 0.
     return (reached + 1) / (exchanges + 1)
 
 
-def _blocks(count: int, step: int) -> Iterator[tuple[int, int]]:
+def blocks(count: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield the starts and ends of blocks of ``step`` that cover ``count``."""
     return ((start, min(start + step, count)) for start in range(0, count, step))

@@ -86,18 +86,19 @@ def evaluate(
     metrics = Metrics(dataset.qrels, names)
     folder = None if save_runs is None else _folder_for_runs(dataset, absolute(save_runs))
     _check_documents(dataset, index)
-    ingested, seconds = _ingest(dataset, index, show_progress_bar)
+    ingested, seconds, notes = _ingest(dataset, index, show_progress_bar)
+    count = index.count()
+    depth, limit = min(max(top_k, _BEST), count), min(max(top_k, candidates), count)
 
-    automatic = automatic_first_stage(index.count())
+    automatic = automatic_first_stage(count)
     # An exhaustive search for each query takes long. So it is timed only if it is the default for this index.
     stages: list[FirstStageName] = ["terms", "pooled"]
     if automatic == "exhaustive":
         stages.append("exhaustive")
-    searched = _searches(dataset, index, stages, max(top_k, candidates), weights, weighting, show_progress_bar)
-    rankings = exhaustive_rankings(
-        dataset, index, max(top_k, _BEST), weights, weighting, show_progress_bar=show_progress_bar
-    )
-    best = {query: ids[:_BEST] for query, ids in rankings["hybrid"].items()}
+    searched = _searches(dataset, index, stages, limit, weights, weighting, show_progress_bar)
+    rankings = exhaustive_rankings(dataset, index, depth, weights, weighting, show_progress_bar=show_progress_bar)
+    # If a query is the only document, nothing is ranked for it.
+    best = {query: ids[:_BEST] for query, ids in rankings["hybrid"].items() if ids}
     rankings.update({f"search_{stage}": found.ranking for stage, found in searched.items()})
     runs = {name: {query: ids[:top_k] for query, ids in run.items()} for name, run in rankings.items()}
     measured = {name: metrics.by_query(run) for name, run in runs.items()}
@@ -122,7 +123,7 @@ def evaluate(
         "machine": _machine(index),
         "documents": len(dataset.documents),
         "queries": len(dataset.queries),
-        "notes": [*dataset.notes, *own_notes(dataset.own_documents)],
+        "notes": [*dataset.notes, *notes, *own_notes(dataset.own_documents)],
         **quality(dataset.qrels, measured, pairs),
         "corpus": corpus_digest(dataset.documents),
         "auto": automatic,
@@ -146,20 +147,29 @@ def _check_documents(dataset: Dataset, index: SmartIndex) -> None:
         )
 
 
-def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tuple[int, float]:
-    """Add the documents that the index's model can encode. Return the number of new documents, and the seconds."""
+def _ingest(dataset: Dataset, index: SmartIndex, show_progress_bar: bool) -> tuple[int, float, list[str]]:
+    """Add the documents that the index's model can encode. Return how many are new, the seconds, and what is left out.
+
+    Raises:
+        InvalidInput: the model can encode none of the documents.
+    """
     started = time.perf_counter()
     modalities = index.manifest.modalities
     # A text model cannot encode a page without text. The page stays in the qrels, and counts as not found.
     documents = [document for document in dataset.documents if document.content(modalities).modality]
     left_out = [document.id for document in dataset.documents if not document.content(modalities).modality]
+    reads = " and ".join(sorted(modalities))
+    if not documents:
+        raise InvalidInput(f"{dataset.name}: the model reads only {reads}, which no document has; use another model")
+    notes = []
     if left_out:
-        logger.warning(
-            "%s: %s left out, because the model reads only %s; they count as not found, the first is %r",
-            *(dataset.name, number(len(left_out), "document"), " and ".join(sorted(modalities)), left_out[0]),
+        notes.append(
+            f"{number(len(left_out), 'document')} left out, because the model reads only {reads}, such as "
+            f"{left_out[0]!r}; they count as not found"
         )
+        logger.warning("%s: %s", dataset.name, notes[0])
     report = index.add(documents, show_progress_bar=show_progress_bar)
-    return report.added + report.replaced, time.perf_counter() - started
+    return report.added + report.replaced, time.perf_counter() - started, notes
 
 
 def _folder_for_runs(dataset: Dataset, folder: Path) -> Path:
@@ -196,7 +206,7 @@ class _Searched:
         recalls = [len(set(ids) & set(self.ranking[query])) / len(ids) for query, ids in best.items()]
         times = self.stopwatch.milliseconds
         return {
-            "recall_of_best": float(np.mean(recalls)),
+            "recall_of_best": float(np.mean(recalls)) if recalls else 1.0,  # there is nothing to find
             "documents_scored": float(np.mean(self.scored)),
             "latency_ms": {step: {f"p{p}": float(np.percentile(times[step], p)) for p in (50, 95)} for step in _STEPS},
         }

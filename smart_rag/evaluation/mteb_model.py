@@ -69,7 +69,7 @@ class MtebModel:
         ranking: ``"pooled"`` is the model as it is, with one vector. ``"late"`` is late interaction alone. ``"hybrid"``
             is both.
         weights: the weights (pooled, late) of ``"hybrid"``. By default, those of a new index. (1, 1) is the paper's.
-        weighting: the weighting of query tokens: ``"idf"``, or ``"none"`` as in the paper.
+        weighting: the weighting of query tokens: ``"idf"``, ``"contrast"``, or ``"none"`` as in the paper.
         codec: the codec of the token embeddings. ``"exact"`` does not compress them.
         folder: the folder for the indexes. By default, the system's folder for temporary files.
         options: further arguments of `SmartEncoder`.

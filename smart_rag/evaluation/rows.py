@@ -124,6 +124,11 @@ def tabled_source(folder: Path, split: str | None) -> Source | None:
     parts = {part: next((tables[name] for name in names if name in tables), None) for part, names in _PARTS.items()}
     corpus, queries, qrels = parts["corpus"], parts["queries"], parts["qrels"]
     if corpus is None:
+        if parted := [name for name in tables if name.endswith("-corpus")]:
+            raise InvalidInput(
+                f"{folder}: found the tables {', '.join(parted)}, each of a part such as a language; put the tables "
+                "of one part into a folder, named corpus, queries and qrels, or rank them with --paper"
+            )
         return None
     if queries is None or qrels is None:
         lacking = " and ".join(part for part, table in parts.items() if table is None)

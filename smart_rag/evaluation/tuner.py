@@ -1,4 +1,4 @@
-"""Tuning of an index's score weights with judged queries, and a test of whether the gain may be chance."""
+"""Tuning of an index's score weights with judged queries. `selection` makes the choice and tests its gain."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting
+from smart_rag.config import DEFAULT_WEIGHTS, EXHAUSTIVE_DOCUMENTS, Weighting, check_count
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.differences import FEWEST_QUERIES, Difference, difference
+from smart_rag.evaluation.differences import FEWEST_QUERIES, Difference, Verdict
 from smart_rag.evaluation.metrics import Metrics
 from smart_rag.evaluation.qrels import Qrels, met, own_documents, own_notes
+from smart_rag.evaluation.selection import FOLDS, REPEATS, choose, expected_gain
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.scoring import ranking
 from smart_rag.types import Content
@@ -55,10 +56,10 @@ class Tuning:
         queries: number of queries.
         scores: mean nDCG@10 of each setting over all queries.
         current: setting of the index.
-        choice: best setting. It is ``current`` if no other setting is better.
+        choice: setting whose gain over ``current``, less its standard error, is largest. It may be ``current``.
+        held_out: gain in nDCG@10 of ``choice`` over ``current`` on other queries, by cross-validation. Its p-value
+            counts that ``choice`` was chosen among many settings.
         notes: what about the judgements has to be said, such as documents that the index lacks.
-        held_out: difference in nDCG@10 between the chosen settings and ``current``. It is measured on queries that were
-            not used for the choice.
     """
 
     queries: int
@@ -69,9 +70,24 @@ class Tuning:
     notes: tuple[str, ...] = ()
 
     @property
+    def in_sample(self) -> float:
+        """Gain on the queries by which the setting was chosen. On other queries, it is smaller."""
+        return self.scores[self.choice] - self.scores[self.current]
+
+    @property
+    def best(self) -> Setting:
+        """Setting with the highest mean over all queries."""
+        return max(self.scores, key=lambda setting: round(self.scores[setting], 7))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether ``choice`` is better than ``current`` by more than chance. Otherwise, the gain is ``noise``."""
+        return "better" if self.held_out.verdict == "better" else "noise"
+
+    @property
     def is_worth_it(self) -> bool:
         """Whether ``choice`` is a different setting than ``current``, and is better by more than chance."""
-        return self.choice != self.current and self.held_out.verdict == "better"
+        return self.choice != self.current and self.verdict == "better"
 
 
 def tune(
@@ -79,15 +95,17 @@ def tune(
     queries: Mapping[str, str | Content],
     qrels: Qrels,
     *,
-    folds: int = 5,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> Tuning:
     """Compare weights and weightings on ``queries`` by their ``qrels``. The index does not change.
 
     Every setting ranks the same candidates. In a small index, these are all documents. In a larger index, the first
-    stage chooses 500 candidates. The queries are divided into ``folds``. For each fold, the setting that is best on
-    the other folds ranks the queries of this fold. This ranking is compared with the ranking by the current setting.
+    stage chooses 500 candidates. The choice is the setting whose gain over the current one, less its standard error,
+    is largest. For its gain on other queries, the queries are divided into ``folds``, ``repeats`` times. For each fold,
+    the setting that the other folds choose is compared with the current one.
     To use the chosen setting, pass it to `SmartIndex.set_weights`. Judgements of documents that the index lacks, and
     queries without a relevant document in it, are left out and counted.
 
@@ -96,22 +114,26 @@ def tune(
         queries: the queries by id, as texts or as `Content` with an image.
         qrels: grades by query id and document id.
         folds: number of folds.
-        seed: seed of the folds and of the interval.
+        repeats: number of times that the folds are drawn.
+        seed: seed of the folds, the interval and the p-value.
         show_progress_bar: whether to show a progress bar.
 
     Raises:
         InvalidInput: fewer than 30 queries have a relevant document in the index, or ``folds`` is not between 2 and
-            the number of queries.
+            the number of queries, or ``repeats`` is below 1.
         MissingExtra: ir-measures is not installed.
     """
+    check_count("repeats", repeats)
     named = {name for id in queries for name in qrels.get(id, {})}
     found = {document.id for document in index.get(sorted(named))}
     measured = met({id: qrels[id] for id in queries if id in qrels}, found, answerable_only=True, place="the index")
     judged = {id: queries[id] for id in measured.qrels}
-    if named and not judged:
+    if not index.count():
+        raise InvalidInput(f"{index.path} holds no documents; add those that the queries ask for")
+    if named and not found:
         raise InvalidInput(
-            f"{index.path}: no relevant document of the {number(len(queries), 'query')} is in the index; the qrels "
-            "must use the document ids of the index (`smart-rag search --json` shows them)"
+            f"{index.path}: no judged document of the {number(len(queries), 'query')} is in the index; the qrels must "
+            "use the document ids of the index (`smart-rag search --json` shows them)"
         )
     if len(judged) < FEWEST_QUERIES:
         why = f" ({'; '.join(measured.notes)})" if measured.notes else ""
@@ -121,29 +143,39 @@ def tune(
         )
     if not 2 <= folds <= len(judged):
         raise InvalidInput(f"folds must be between 2 and the number of queries ({len(judged)}), got {folds}")
-    metrics = Metrics(measured.qrels, ("ndcg@10",))
-    current = Setting(index.manifest.weights, index.manifest.config.weighting)
     texts = {document.id: document.text for document in index.get(sorted(judged))}
     own = own_documents(judged, texts, measured.qrels)
-    candidates = _candidates(index, judged, own, show_progress_bar)
-    settings = _settings(current)
-    values = np.stack(
-        [
-            metrics.by_query({id: found.best(setting.weights) for id, found in candidates[setting.weighting].items()})[
-                "ndcg@10"
-            ]
-            for setting in settings
-        ]
-    )
-    held_out = cross_validated(values, folds, seed)
+    settings, values = setting_values(index, judged, measured.qrels, own, show_progress_bar=show_progress_bar)
     return Tuning(
         len(judged),
         dict(zip(settings, values.mean(axis=1).tolist(), strict=True)),
-        current,
-        settings[_best(values)],
-        difference(held_out, values[0], seed=seed),
+        settings[0],
+        settings[choose(values)],
+        expected_gain(values, folds=folds, repeats=repeats, seed=seed),
         (*measured.notes, *own_notes(own)),
     )
+
+
+def setting_values(
+    index: SmartIndex,
+    queries: Mapping[str, str | Content],
+    qrels: Qrels,
+    own: Mapping[str, str] | None = None,
+    *,
+    show_progress_bar: bool = False,
+) -> tuple[list[Setting], NDArray[np.float64]]:
+    """Return the settings, the current one first, and the nDCG@10 of each (n_settings, n_queries).
+
+    ``own`` has the document that is a query itself, by query id. Rankings leave it out.
+    """
+    metrics = Metrics(qrels, ("ndcg@10",))
+    candidates = _candidates(index, queries, own or {}, show_progress_bar)
+    settings = _settings(Setting(index.manifest.weights, index.manifest.config.weighting))
+    rankings = [
+        {id: of_query.best(setting.weights) for id, of_query in candidates[setting.weighting].items()}
+        for setting in settings
+    ]
+    return settings, np.stack([metrics.by_query(of_setting)["ndcg@10"] for of_setting in rankings])
 
 
 def relevant_scores(index: SmartIndex, queries: Mapping[str, str | Content], qrels: Qrels) -> list[float]:
@@ -154,19 +186,6 @@ def relevant_scores(index: SmartIndex, queries: Mapping[str, str | Content], qre
     ranked = [(id, [hit for hit in hits if hit.id != own.get(id)]) for id, hits in zip(queries, found, strict=True)]
     best = [(id, hits[0]) for id, hits in ranked if hits]
     return [hit.score for id, hit in best if qrels.get(id, {}).get(hit.id, 0) > 0]
-
-
-def cross_validated(values: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.float64]:
-    """For each query, return the value (n_queries) of the setting that is best on the other folds.
-
-    ``values`` is (n_settings, n_queries). If several settings are equally good, the first one is used.
-    """
-    count = values.shape[1]
-    fold = np.random.default_rng(seed).permutation(count) % folds
-    held_out = np.empty(count)
-    for i in range(folds):
-        held_out[fold == i] = values[_best(values[:, fold != i]), fold == i]
-    return held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +208,7 @@ def _candidates(
     """Return the candidates, by weighting and by query id. ``own`` has the document that is a query itself."""
     from tqdm.auto import tqdm
 
-    found: dict[Weighting, dict[str, _Candidates]] = {"idf": {}, "none": {}}
+    found: dict[Weighting, dict[str, _Candidates]] = {weighting: {} for weighting in get_args(Weighting)}
     ids = list(queries)
     with tqdm(total=len(ids), desc="searching", unit="query", disable=not show_progress_bar) as progress:
         for start in range(0, len(ids), _QUERIES_AT_ONCE):
@@ -225,8 +244,3 @@ def _settings(current: Setting) -> list[Setting]:
             if not any(setting.ranks_as(known) for known in settings):
                 settings.append(setting)
     return settings
-
-
-def _best(values: NDArray[np.float64]) -> int:
-    """Return the position of the setting with the best mean. If means differ only by rounding, the first wins."""
-    return int(np.argmax(np.round(values.mean(axis=1), 9)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from smart_rag.files.ignored import NAMES
@@ -26,7 +26,7 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         paths: files and folders.
         own: a folder whose changes do not count, such as that of an index.
     """
-    is_lost = False
+    is_lost = polls = False
     while True:
         # A folder that came, went, or was replaced by another one is watched anew: the system tells nothing of it.
         places = [Path(os.path.realpath(path)) for path in paths]
@@ -34,19 +34,26 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         folders = {place.parent if os.path.isfile(place) else place for place in places}
         numbers = {folder: _number(folder) for folder in folders}
         if any(numbers.values()):
-            yield from _changes(places, numbers, Path(os.path.realpath(own)))
+            polls = yield from _changes(places, numbers, Path(os.path.realpath(own)), polls)
         elif not is_lost:
             yield set(places)
         is_lost = not any(numbers.values())
         time.sleep(_FIRST / 1000)
 
 
-def _changes(places: Sequence[Path], numbers: dict[Path, int | None], own: Path) -> Iterator[set[Path]]:
-    """Do the same as `changes`, until one of the folders has another number than in ``numbers``."""
+def _changes(
+    places: Sequence[Path], numbers: dict[Path, int | None], own: Path, polls: bool
+) -> Generator[set[Path], None, bool]:
+    """Do the same as `changes`, until one of the folders has another number than in ``numbers``.
+
+    With ``polls``, the folders are read again and again. Return whether this is needed from now on.
+    """
     from watchfiles import watch
+    from watchfiles._rust_notify import WatchfilesRustInternalError
 
     watched = [folder for folder, number in numbers.items() if number is not None]
     options = {"step": _QUIET, "rust_timeout": _FIRST, "yield_on_timeout": True, "ignore_permission_denied": True}
+    options |= {"force_polling": True, "poll_delay_ms": _FIRST} if polls else {}
     is_first = True
     try:
         for batch in watch(*watched, watch_filter=None, **options):  # type: ignore[arg-type]
@@ -56,9 +63,14 @@ def _changes(places: Sequence[Path], numbers: dict[Path, int | None], own: Path)
             is_first = False
             if any(_number(folder) != number for folder, number in numbers.items()):
                 yield set(places)
-                return
+                return polls
     except (FileNotFoundError, PermissionError):  # since the folder was looked at, it has gone
-        return
+        return polls
+    except WatchfilesRustInternalError:
+        # A name that is not UTF-8. The system tells of it whenever it is read, and watchfiles then ends. Where the
+        # folders are read again and again, watchfiles ends only when such a file changes.
+        return True
+    return polls
 
 
 def _number(folder: Path) -> int | None:

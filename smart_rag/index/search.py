@@ -32,6 +32,8 @@ from smart_rag.types import Document, Hit, explainer_of, with_explainer
 
 # Number of documents whose tokens are in memory at a time during an exhaustive scan.
 _SCAN = 256
+# With the weighting "contrast", at most so many candidates decide about the weights of the query tokens.
+_DECIDING = 100
 # If each source may have only a few hits, so many times the candidates are scored, and again if there are too few hits.
 # In an index of 60,000 texts in 300 files, 100 candidates came from 32 files (median). Among them were 87 % of the best
 # hits of 10 files. Among 400 candidates were 99 %, which is as many as an ordinary search finds among 100.
@@ -110,7 +112,7 @@ class Search:
             with self.stopwatch.measure("gather"):
                 tokens = self.store.gather(candidates.keys, candidates.ids)
             with self.stopwatch.measure("score"):
-                late = self._late(query, candidates, tokens)
+                late = self._late(query, tokens, self._weights_by(query, tokens))
                 scores = ranking.hybrid(candidates.pooled, late, self.weights)
                 scored.append((candidates, late, ranking.ranking(scores, candidates.ids, self.top_k)))
         with self.stopwatch.measure("texts"):
@@ -134,13 +136,13 @@ class Search:
         with self.stopwatch.measure("candidates"):
             return stage.terms(queries) if first_stage == "terms" else stage.pooled(queries)
 
-    def _late(self, query: Representation, candidates: Candidates, tokens: TokenCodes) -> NDArray[np.float32]:
-        """Return the late scores (n) of n ``candidates``, which have these ``tokens``, for one query."""
-        if not candidates.ids:
-            return candidates.pooled
-        late: NDArray[np.float32] = maxsim.late_interaction(
-            query.tokens, tokens, self.device, self.token_weights(query)
-        )[0]
+    def _late(
+        self, query: Representation, tokens: TokenCodes, weights: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return the late scores (n) of n candidates, which have these ``tokens``, for one query."""
+        if not len(tokens):
+            return np.empty(0, dtype=np.float32)
+        late: NDArray[np.float32] = maxsim.late_interaction(query.tokens, tokens, self.device, weights)[0]
         return late
 
     def _chosen(self, queries: Representation, first_stage: FirstStageName, state: State | None) -> list[list[Hit]]:
@@ -164,28 +166,35 @@ class Search:
         assert self.rule is not None
         scored, rows = Scored(), dict(found.rows)
 
+        def gathered(candidates: Candidates) -> TokenCodes:
+            with self.stopwatch.measure("gather"):
+                return self.store.gather(candidates.keys, candidates.ids)
+
         def read(ids: Sequence[str]) -> Mapping[str, Row]:
             absent = [name for name in ids if name not in rows]
             rows.update(self.store.pooled.get(absent) if state is None else self.store.known.rows(state, absent))
             return rows
 
-        def score(candidates: Candidates) -> Selection:
+        def score(candidates: Candidates, tokens: TokenCodes) -> Selection:
             rows.update(candidates.rows)
-            with self.stopwatch.measure("gather"):
-                tokens = self.store.gather(candidates.keys, candidates.ids)
             with self.stopwatch.measure("score"):
-                scored.add([(candidates.ids, candidates.pooled, self._late(query, candidates, tokens))])
+                scored.add([(candidates.ids, candidates.pooled, self._late(query, tokens, weights))])
             return self._selection(scored, read)
 
-        selection = score(found)
+        first = gathered(found)
+        with self.stopwatch.measure("score"):
+            weights = self._weights_by(query, first)  # also for the candidates that are found later
+        selection = score(found, first)
         while not selection.is_full:
             limit *= _WIDER
             others = replace(self, where=self.rule.without(self.where, selection.full_sources))
             if others._count(state) <= limit:
-                scored.add((block.ids, block.pooled[0], block.late[0]) for block in others.scan(query))
+                blocks = others._scored(query, others._blocks(), weights)
+                scored.add((block.ids, block.pooled[0], block.late[0]) for block in blocks)
                 selection = self._selection(scored, read)
                 break
-            selection = score(*others._candidates(query, first_stage, limit, state))
+            (more,) = others._candidates(query, first_stage, limit, state)
+            selection = score(more, gathered(more))
         return self._hits_of(selection, scored)
 
     def _count(self, state: State | None) -> int:
@@ -235,7 +244,7 @@ class Search:
         if self.rule is not None:
             return self._chosen_of_all(queries, blocks)
         leaders = [ranking.Leaders(self.top_k) for _ in range(len(queries))]
-        for block in self._scored(queries, blocks):
+        for block in self._scored(queries, blocks, self.token_weights(queries)):
             for i, leader in enumerate(leaders):
                 leader.offer(block.ids, block.pooled[i], block.late[i], self.weights)
         with self.stopwatch.measure("texts"):
@@ -250,7 +259,7 @@ class Search:
 
     def _chosen_of_all(self, queries: Representation, blocks: Iterable[PooledBlock]) -> list[list[Hit]]:
         """Do the same as `_best_of_all`, but with the hits that the rule allows. All scores are kept in memory."""
-        scored = list(self._scored(queries, blocks))
+        scored = list(self._scored(queries, blocks, self.token_weights(queries)))
         results = []
         for i in range(len(queries)):
             of_one = Scored()
@@ -260,10 +269,14 @@ class Search:
 
     def scan(self, queries: Representation) -> Iterator[Scores]:
         """Yield the scores of every document that passes the filters, in blocks."""
-        return self._scored(queries, self.store.pooled.scan(self.where, self.where_document))
+        return self._scored(queries, self._blocks(), self.token_weights(queries))
 
-    def _scored(self, queries: Representation, blocks: Iterable[PooledBlock]) -> Iterator[Scores]:
-        weights = self.token_weights(queries)
+    def _blocks(self) -> Iterator[PooledBlock]:
+        return self.store.pooled.scan(self.where, self.where_document)
+
+    def _scored(
+        self, queries: Representation, blocks: Iterable[PooledBlock], weights: NDArray[np.float32] | None
+    ) -> Iterator[Scores]:
         for block in self.stopwatch.each("candidates", iter(blocks)):
             pooled = maxsim.pooled_similarity(queries.pooled, block.pooled)
             for start in range(0, len(block.ids), _SCAN):
@@ -277,6 +290,8 @@ class Search:
     def token_weights(self, queries: Representation) -> NDArray[np.float32] | None:
         """Return the weight of each query token (total). Return None if all tokens count the same."""
         tokens = queries.tokens
+        if self.weighting == "contrast":
+            return self._contrast_of_first(queries)
         if self.weighting == "none" or tokens.ids is None:
             return None
         weights = []
@@ -284,6 +299,29 @@ class Search:
             of_one = self.store.terms.weights(tokens.ids[start:stop])
             weights.append(np.ones(stop - start, dtype=np.float32) if of_one is None else of_one)
         return np.concatenate(weights)
+
+    def _weights_by(self, query: Representation, candidates: TokenCodes) -> NDArray[np.float32] | None:
+        """Do the same as `token_weights` for one query whose ``candidates`` are known."""
+        return self._contrast(query, candidates) if self.weighting == "contrast" else self.token_weights(query)
+
+    def _contrast_of_first(self, queries: Representation) -> NDArray[np.float32]:
+        """Find candidates for each query, and return the weights (total) that they give its tokens."""
+        first_stage: FirstStageName = "pooled" if self.first_stage == "pooled" else "terms"
+        limit = min(max(self.candidates, self.top_k), _DECIDING)
+        found = self._candidates(queries, first_stage, limit, self.store.settled_state())
+        weights = []
+        for query, candidates in zip(queries, found, strict=True):
+            weights.append(self._contrast(query, self.store.gather(candidates.keys, candidates.ids)))
+        return np.concatenate(weights)
+
+    def _contrast(self, query: Representation, candidates: TokenCodes) -> NDArray[np.float32]:
+        """Return the weights (q) that the first ``candidates`` give the tokens of one query."""
+        ids = query.tokens.ids
+        highest = np.empty((query.tokens.offsets[-1], 0), dtype=np.float32)
+        if len(candidates):
+            deciding = candidates.slice(0, min(len(candidates), _DECIDING))
+            highest = maxsim.highest_cosines(query.tokens, deciding, self.device)
+        return maxsim.contrast(highest, None if ids is None else self.store.terms.weights(ids))
 
 
 def scoring_device(device: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ from smart_rag.encoders.protocol import (
     token_spans_of,
 )
 from smart_rag.encoders.smart_encoder import SmartEncoder
-from smart_rag.errors import IndexExists, IndexNotFound, InvalidInput
+from smart_rag.errors import IndexExists, IndexLocked, IndexNotFound, InvalidInput
 from smart_rag.files.finder import SAME_FILE, find, is_asked
 from smart_rag.files.reader import Reader, source_of, with_ocr
 from smart_rag.index import folder
@@ -872,7 +873,8 @@ class SmartIndex:
                 a list. It is written like Chroma's filters. `docs/filters.md` says what each operator finds.
             where_document: a filter on texts: ``$contains``, ``$regex`` or their opposites.
             weights: the weights of the pooled and the late score. By default, those of the index.
-            weighting: the weighting of query tokens, ``"idf"`` or ``"none"``. By default, that of the index.
+            weighting: the weighting of query tokens, ``"idf"``, ``"none"`` or ``"contrast"``. By default, that of the
+                index.
             min_relevance: leave out hits whose `Hit.relevance` is lower than this number from 0 to 1. Start with .5.
             per_source: how many hits a source may have, such as 1 for the best passage of each file. The other hits
                 come from further down the ranking, and keep their scores and ranks. Four times as many candidates are
@@ -1346,3 +1348,13 @@ def scan_scores(
     index._check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)
+
+
+def remove_empty(index: SmartIndex) -> None:
+    """Remove the folder of ``index`` if it has no documents. If another process writes to the index, it stays."""
+    try:
+        with index._session.writing():
+            if not index.count():
+                shutil.rmtree(index.path)
+    except IndexLocked:
+        return

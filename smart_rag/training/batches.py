@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.errors import InvalidInput
-from smart_rag.training.data import Pages, TrainingData
+from smart_rag.training.data import TrainingData
+from smart_rag.training.formats.pages import Pages
 from smart_rag.wording import number
 
 

@@ -51,6 +51,7 @@ def finetune(
     device: str | None = None,
     profile: str | None = None,
     max_pixels: int | None = None,
+    max_length: int | None = None,
     trust_remote_code: bool = False,
     keep_anyway: bool = False,
     resume: bool = False,
@@ -59,11 +60,13 @@ def finetune(
     """Fine-tune ``model`` on ``data``, save the result in the folder ``out``, and return the report.
 
     ``SentenceTransformer`` and `SmartEncoder` load the folder like any other model. The folder also holds the prompts
-    and a model card. The weights that have the best evaluation by ``objective`` are kept. If no evaluation is better
-    than the one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded
-    in the same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
+    and a model card. LamRA is saved as a folder of transformers, because only `SmartEncoder` pools it as in the
+    training. The weights that have the best evaluation by ``objective`` are kept. If no evaluation is better than the
+    one before the first step, the training gained nothing, and nothing is saved. Texts and images are encoded in the
+    same way as by `SmartEncoder` with the same ``profile`` and ``max_pixels``.
 
-    Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches.
+    Each process that ``accelerate launch`` or ``torchrun`` starts has its own device and its own batches. The documents
+    of all processes are negatives of each query.
 
     Args:
         model: name or folder of the model, as for `SmartEncoder`.
@@ -75,6 +78,7 @@ def finetune(
         device: torch device. None means the best one.
         profile: as for `SmartEncoder`.
         max_pixels: as for `SmartEncoder`.
+        max_length: as for `SmartEncoder`. The trained model keeps this limit.
         trust_remote_code: as for `SmartEncoder`.
         keep_anyway: whether to save the model of the best evaluation even if the training gained nothing.
         resume: whether to continue an interrupted training from its last checkpoint in ``out``. All other arguments
@@ -99,6 +103,7 @@ def finetune(
         dtype="float32" if settings.lora_rank is None else None,
         profile=profile,
         max_pixels=max_pixels,
+        max_length=max_length,
         trust_remote_code=trust_remote_code,
     )
     encoder.trainable.make_portable()
@@ -125,6 +130,8 @@ def finetune(
         with torch.random.fork_rng(devices=[]):  # the caller's random state does not change
             torch.manual_seed(settings.seed)
             trained_model.add_adapter(lora_config)
+    if settings.gradient_checkpointing:
+        _checkpoint_layers(trained_model)
     trainer = _trainer(trained_model, encoder, training, evaluator, folder.checkpoints, settings, show_progress_bar)
     with no_loading_bar():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -148,7 +155,7 @@ def finetune(
             trained_model.requires_grad_(True)
             evaluator.add_results_to_card(trained_model, frozen, trained)
             _add_settings_to_card(trained_model, settings)
-            trained_model.save_pretrained(str(folder.path))
+            encoder.trainable.save(folder.path)
             folder.remove_checkpoints()
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
 
@@ -157,6 +164,23 @@ def _local_gpu() -> str | None:
     """If a launcher started several processes, return the GPU of this process. Otherwise, return None."""
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+
+
+def _checkpoint_layers(model: SentenceTransformer) -> None:
+    """Make the layers of ``model`` keep only their inputs for the backward pass.
+
+    Raises:
+        EncoderError: the model cannot do so.
+    """
+    transformer: Any = model.transformers_model
+    options = {"use_reentrant": False}  # the other kind has no gradients for LoRA, because the inputs have none
+    try:
+        if hasattr(transformer, "activation_checkpointing_enable"):  # the name since transformers 5.23
+            transformer.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            transformer.gradient_checkpointing_enable(options)
+    except ValueError as error:
+        raise EncoderError(f"{error}; train without gradient_checkpointing") from error
 
 
 def load_checkpoint(model: SentenceTransformer, checkpoint: Path) -> None:
@@ -357,7 +381,7 @@ def _arguments(device: torch.device, checkpoints: Path, settings: FinetuneSettin
 
 def _add_settings_to_card(model: SentenceTransformer, settings: FinetuneSettings) -> None:
     """Add to the model card the settings that the trainer does not know."""
-    names = ("lora_rank", "mini_batch_size", "hard_negatives")
+    names = ("lora_rank", "lora_alpha", "mini_batch_size", "hard_negatives")
     added = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     model.model_card_data.non_default_hyperparameters |= added
     model.model_card_data.all_hyperparameters |= added

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from smart_rag.config import AdapterObjective, Objective, Weighting, check_choice, check_count
+from smart_rag.config import AdapterObjective, AdapterWeighting, Objective, check_choice, check_count
 from smart_rag.errors import InvalidInput
 
 Start = Literal["frozen", "random"]
@@ -28,8 +28,9 @@ class TrainingSettings:
     Attributes:
         epochs: number of passes over the training queries.
         batch_size: number of queries in a batch, at least 2. For each query, the positives of the other queries in the
-            batch are negatives.
-        weight_decay: weight decay of AdamW.
+            batch are negatives. If several processes fine-tune, each has such a batch, and all batches have the same
+            negatives.
+        weight_decay: weight decay of AdamW. The defaults are the paper's: 0.01 for an adapter, 0 for fine-tuning.
         hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.
         seed: seed of everything random except the split.
         checkpoint_minutes: number of minutes after which a checkpoint is saved, so that the training can be resumed.
@@ -38,7 +39,7 @@ class TrainingSettings:
 
     epochs: int
     batch_size: int = 64
-    weight_decay: float = 0.01
+    weight_decay: float
     hard_negatives: int = 0
     seed: int = 0
     checkpoint_minutes: float = 10.0
@@ -52,6 +53,8 @@ class TrainingSettings:
             )
         if self.hard_negatives < 0:
             raise InvalidInput(f"hard_negatives must be at least 0, got {self.hard_negatives}")
+        if not self.weight_decay >= 0:
+            raise InvalidInput(f"weight_decay must be at least 0, got {self.weight_decay}")
         for name in ("learning_rate", "temperature", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -77,9 +80,10 @@ class AdapterSettings(TrainingSettings):
     dimension: int | None = None
     layers: tuple[int, ...] = (-1,)
     objective: AdapterObjective = "late"
-    weighting: Weighting = "none"
+    weighting: AdapterWeighting = "none"
     start: Start = "frozen"
     epochs: int = 5
+    weight_decay: float = 0.01
     learning_rate: float = 1e-3
     temperature: float = 0.03
     codec: str = "float16"
@@ -87,7 +91,7 @@ class AdapterSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("objective", self.objective, AdapterObjective)
-        check_choice("weighting", self.weighting, Weighting)
+        check_choice("weighting", self.weighting, AdapterWeighting)
         check_choice("start", self.start, Start)
 
 
@@ -106,6 +110,8 @@ class FinetuneSettings(TrainingSettings):
         temperature: divisor of the scores in the loss.
         evaluate_every: number of steps between two evaluations. Each evaluation also saves a checkpoint. By default,
             the model is evaluated after each epoch.
+        gradient_checkpointing: whether to keep only the inputs of each layer in memory, and to run the layer again for
+            its gradients. The result does not change. It takes longer.
         bf16: whether to train in mixed precision. By default, True on a GPU that supports bfloat16.
     """
 
@@ -113,10 +119,12 @@ class FinetuneSettings(TrainingSettings):
     lora_rank: int | None = None
     lora_alpha: int | None = None
     epochs: int = 1
+    weight_decay: float = 0.0
     mini_batch_size: int | None = None
     learning_rate: float | None = None
     temperature: float = 0.05
     evaluate_every: int | None = None
+    gradient_checkpointing: bool = False
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +133,8 @@ class FinetuneSettings(TrainingSettings):
         for name in ("lora_rank", "lora_alpha", "mini_batch_size", "evaluate_every"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.lora_alpha is not None and self.lora_rank is None:
+            raise InvalidInput("lora_alpha is the scale of LoRA; give lora_rank, too")
 
     @property
     def peak_learning_rate(self) -> float:

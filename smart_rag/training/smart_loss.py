@@ -1,7 +1,8 @@
 """Loss and collator that train a model by its SMART scores, with the trainer of sentence-transformers.
 
 The collator prepares texts and images as `SmartEncoder` does, with the same prompts and token policies. The loss is
-`contrastive_loss` of the pooled cosine, of late interaction, or of their sum.
+`contrastive_loss` of the pooled cosine, of late interaction, or of their sum. In a training with several processes, the
+documents of the other processes are negatives, too.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandContext
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from smart_rag.config import Objective
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.training.batches import make_batch
 from smart_rag.training.data import TrainingData
 from smart_rag.training.losses import contrastive_loss, late_scores
+from smart_rag.training.runs import processes
 from smart_rag.types import Content, Encodable, Task
 
 # Labels of pairs (query, document) in a batch.
 _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1
+# Entries of a part that are not for the model. The last three are there only if there are several processes.
+_OWN = frozenset({"keep", "task", "pooled", "answers", "groups", "positions"})
 
 
 class SmartCollator:
@@ -36,6 +41,9 @@ class SmartCollator:
     part. The batch has labels (queries, documents): 1 for the positive of a query, 0 for a negative, -1 for neither.
     The choice of positives and negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training
     gets the same batches as a training without interruption.
+
+    If there are several processes, a part also has what the other processes need: ``answers`` (n, most), the group
+    numbers of each query's positives, filled up with -1, or ``groups`` (n) and ``positions`` (n) of the documents.
     """
 
     # The trainer needs this: the names of the columns that are not inputs.
@@ -69,9 +77,24 @@ class SmartCollator:
         query_parts, query_order = self._parts(queries, "query")
         document_parts, document_order = self._parts(documents, "document")
         collated: dict[str, Any] = {"label": torch.from_numpy(labels[np.ix_(query_order, document_order)])}
+        if processes.are_joined():
+            self._add_answers(query_parts, [batch.queries[i] for i in query_order])
+            self._add_positions(document_parts, [batch.documents[i] for i in document_order])
         for i, part in enumerate([*query_parts, *document_parts]):
             collated |= {f"part{i}_{name}": value for name, value in part.items()}
         return collated
+
+    def _add_answers(self, parts: Sequence[dict[str, Any]], queries: Sequence[int]) -> None:
+        positives = [torch.from_numpy(self.groups[list(self.data.queries[i].positives)]) for i in queries]
+        answers = pad_sequence(positives, batch_first=True, padding_value=-1)
+        for part, of_part in zip(parts, torch.split(answers, [len(part["keep"]) for part in parts]), strict=True):
+            part["answers"] = of_part
+
+    def _add_positions(self, parts: Sequence[dict[str, Any]], documents: Sequence[int]) -> None:
+        positions = torch.tensor(documents)
+        for part, of_part in zip(parts, torch.split(positions, [len(part["keep"]) for part in parts]), strict=True):
+            part["positions"] = of_part
+            part["groups"] = torch.from_numpy(self.groups[of_part.numpy()])
 
     def _parts(self, items: Sequence[Encodable], task: Task) -> tuple[list[dict[str, Any]], list[int]]:
         """Return the model inputs of each part, and the positions of the items in the order of the parts."""
@@ -118,7 +141,12 @@ class SmartLoss(CachedLossMixin, nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """Return the loss, a scalar, of a batch that `SmartCollator` made."""
         parts = list(sentence_features)
-        targets = (labels, torch.cat([self._lengths(part) for part in parts]))
+        joined = [
+            torch.cat([part[name] for part in parts if name in part])
+            for name in ("answers", "groups", "positions")
+            if processes.are_joined()
+        ]
+        targets = (labels, torch.cat([self._lengths(part) for part in parts]), *joined)
         if self.uses_gradient_cache:
             loss: torch.Tensor = self.forward_cached(parts, targets)  # type: ignore[arg-type]  # passed on unchanged
             return loss
@@ -127,18 +155,25 @@ class SmartLoss(CachedLossMixin, nn.Module):
     def calculate_loss(  # type: ignore[override]
         self,
         reps: list[list[torch.Tensor]],
-        labels: tuple[torch.Tensor, torch.Tensor],
+        labels: tuple[torch.Tensor, ...],
         *,
         with_backward: bool = False,
     ) -> torch.Tensor:
         """Return the loss of the embeddings of all parts, a scalar.
 
         ``labels`` holds two tensors: the labels of the batch, and the number of token embeddings of each text. The
-        texts of the queries come first, and then the documents.
+        texts of the queries come first, and then the documents. If there are several processes, ``labels`` also holds
+        the answers of the queries, and the groups and the positions of the documents. Then the loss of this process is
+        that of its queries among the documents of all processes.
         """
-        relevance, lengths = labels
+        relevance, lengths, *joined = labels
         queries = len(relevance)
         rows = torch.cat([row for part in reps for row in part])
+        if joined:
+            own = rows[int((lengths[:queries] + 1).sum()) :]
+            rows = torch.cat([rows, *processes.gather_others(own)])
+            lengths = torch.cat([lengths, *processes.gather_others(lengths[queries:])])
+            relevance = torch.cat([relevance, _relevance_of_others(*joined)], dim=1)
         starts = (lengths + 1).cumsum(0) - (lengths + 1)
         is_pooled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         is_pooled[starts] = True
@@ -191,9 +226,10 @@ class SmartLoss(CachedLossMixin, nn.Module):
         keep = part["keep"]
         task = part["task"]
         # The modules write into this dict, so it must be a new one.
-        states = self.model({name: value for name, value in part.items() if name not in ("keep", "task")}, task=task)
-        kept = states["token_embeddings"][keep]
-        pooled, tokens = self._to_embeddings(states["sentence_embedding"], kept)
+        states = self.model({name: value for name, value in part.items() if name not in _OWN}, task=task)
+        hidden = states["token_embeddings"]
+        own = hidden[part["pooled"]] if "pooled" in part else states["sentence_embedding"]
+        pooled, tokens = self._to_embeddings(own, hidden[keep])
         if self.objective == "pooled":
             return pooled
         lengths = keep.sum(dim=1)
@@ -221,3 +257,19 @@ class SmartLoss(CachedLossMixin, nn.Module):
             "@misc{smart2026,\n    title={Your Embedding Model is SMARTer Than You Think},\n    year={2026},\n"
             "    eprint={2605.24938},\n    archivePrefix={arXiv}\n}"
         )
+
+
+def _relevance_of_others(answers: torch.Tensor, groups: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the labels (queries, documents of the other processes).
+
+    A document is no negative if it has the content of a query's positive, or if it was there before: in this process or
+    in one before the other. So the loss is that of one process with the queries of all.
+    """
+    of_others = torch.cat(processes.gather_others(groups))
+    excluded = (of_others[None, :, None] == answers[:, None, :]).any(dim=2)
+    repeated, seen = [], positions
+    for other in processes.gather_others(positions):
+        repeated.append(torch.isin(other, seen))
+        seen = torch.cat([seen, other])
+    excluded |= torch.cat(repeated)[None]
+    return torch.where(excluded, _EXCLUDED, _NEGATIVE)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training.data import Pages, TrainingData, TrainingQuery, document_id
+from smart_rag.training.data import TrainingData, TrainingQuery, document_id
+from smart_rag.training.formats.pages import Pages
 from smart_rag.training.settings import DEFAULT_HELD_OUT
 from smart_rag.wording import number
 

@@ -160,6 +160,8 @@ def serials(tmp_path_factory):
     # Labels that no setting can rank well: the document of another query.
     others = zip(numbers, random.permutation(numbers).tolist(), strict=True)
     (folder / "random.tsv").write_text("".join(f"{number}\t{other}\t1\n" for number, other in others))
+    others = zip(numbers, np.random.default_rng(2).permutation(numbers).tolist(), strict=True)
+    (folder / "other.tsv").write_text("".join(f"{number}\t{other}\t1\n" for number, other in others))
     return folder
 
 
@@ -182,44 +184,72 @@ def weights_of_index(folder):
 
 def test_noise_changes_the_index_only_with_force(judged):
     output = good(*arguments(judged, qrels="random.tsv"))
-    assert "the difference is noise." in output
-    assert "The index is unchanged. --force saves the best setting anyway." in output
+    expected = re.search(r"Gain to expect on other queries, by cross-validation: (\S+) .* p (\S+)\): noise\.", output)
+    claimed = re.search(r"Gain on the queries by which it was chosen, usually too high for others: (\S+)\.\n", output)
+    assert float(expected[1]) < float(claimed[1])
+    assert output.endswith("The weights of the index are unchanged. --force saves the choice anyway.\n")
     assert weights_of_index(judged) == ((1, 0), "idf")
-    figures = json.loads(good(*arguments(judged, "--force", "--json", qrels="random.tsv")))
-    assert figures["held_out"]["verdict"] == "noise"
-    assert figures["written"]
-    assert (
-        weights_of_index(judged)
-        == (tuple(figures["choice"]["weights"]), figures["choice"]["weighting"])
-        != ((1, 0), "idf")
+    output = good(*arguments(judged, "--force", qrels="random.tsv"))
+    assert output.endswith(
+        "The choice is saved in the index, because of --force. It may be worse than the setting before.\n"
     )
+    chosen = weights_of_index(judged)
+    assert chosen != ((1, 0), "idf")
+    with SmartIndex.open(judged / "index") as index:
+        index.set_weights((1, 0), "idf")
+    figures = json.loads(good(*arguments(judged, "--force", "--json", qrels="random.tsv")))
+    assert (figures["held_out"]["verdict"], figures["written"]) == ("noise", True)
+    assert figures["held_out"]["ndcg@10"] == pytest.approx(float(expected[1]), abs=1e-4)
+    assert figures["in_sample"]["ndcg@10"] == pytest.approx(float(claimed[1]), abs=1e-4)
+    assert chosen == (tuple(figures["choice"]["weights"]), figures["choice"]["weighting"])
+
+
+def test_a_gain_within_its_error_is_not_forced(judged):
+    """Labels by chance, with which no setting gains much. The command says how to set the weights anyway."""
+    output = good(*arguments(judged, "--force", qrels="other.tsv"))
+    assert "The choice is the current setting of the index, 1 : 0, weighting idf." in output
+    assert re.search(r"is better by 0\.\d+ on these queries, but no gain is above its standard error", output)
+    assert re.search(r"call in Python: index.set_weights\(\(\d\.0, \d\.0\), '(idf|none)'\)\n", output)
+    assert output.endswith("The weights of the index are unchanged.\n")
+    assert weights_of_index(judged) == ((1, 0), "idf")
 
 
 def test_better_weights_are_written_except_in_a_dry_run(judged):
     output = good(*arguments(judged, "--dry-run"))
-    assert output.endswith(": better.\nThe index is unchanged.\n")
+    assert ": better.\nGain on the queries" in output
+    assert output.endswith("\nThe index is unchanged.\n")
     assert weights_of_index(judged) == ((1, 0), "idf")
     output = good(*arguments(judged))
-    assert output.endswith(": better.\nThe best setting is saved in the index.\n")
+    assert output.endswith("\nThe choice is saved in the index.\n")
     assert "nDCG@10 of 40 queries" in output
     assert weights_of_index(judged)[0] != (1, 0)
     chosen = weights_of_index(judged)
     output = good(*arguments(judged))
-    assert "No setting is better than the current setting of the index, " in output
-    assert output.endswith(".\nThe index is unchanged.\n")
-    assert " best" not in output
+    assert "The choice is the current setting of the index, " in output
+    assert output.endswith("The weights of the index are unchanged.\n")
+    assert re.search(r"\d choice", output) is None
     assert weights_of_index(judged) == chosen
 
 
 def test_tune_prints_figures_as_json(judged):
     figures = json.loads(good(*arguments(judged, "--json", "--dry-run", "--limit-queries", 35)))
-    assert list(figures) == ["queries", "notes", "settings", "current", "choice", "held_out", "written"]
+    assert list(figures) == [
+        "queries",
+        "notes",
+        "settings",
+        "current",
+        "choice",
+        "held_out",
+        "in_sample",
+        "written",
+    ]
     assert (figures["queries"], figures["written"]) == (35, False)
     assert figures["current"] == {"weights": [1, 0], "weighting": "idf"}
-    assert len(figures["settings"]) == 23  # pooled alone has one ranking, whatever the weighting
-    best = max(figures["settings"], key=lambda setting: setting["ndcg@10"])
-    assert best.pop("ndcg@10") > 0
-    assert figures["choice"] == best
+    assert len(figures["settings"]) == 34  # pooled alone has one ranking, whatever the weighting
+    score = {(*one["weights"], one["weighting"]): one["ndcg@10"] for one in figures["settings"]}
+    choice, current = ((*figures[name]["weights"], figures[name]["weighting"]) for name in ("choice", "current"))
+    assert figures["in_sample"] == {"ndcg@10": pytest.approx(score[choice] - score[current])}
+    assert 0 < figures["held_out"]["low"] < figures["held_out"]["ndcg@10"] <= figures["in_sample"]["ndcg@10"]
     assert list(figures["held_out"]) == ["ndcg@10", "low", "high", "p", "verdict"]
 
 

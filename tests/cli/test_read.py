@@ -129,6 +129,7 @@ def test_the_options_of_search(db, documents):
     assert sources("--where", json.dumps({"source": str((documents / "cats.txt").resolve())})) == ["cats.txt"]
     assert sources("--first-stage", "exhaustive", "--where", '{"page": {"$gte": 1}}') == ["report.pdf", "report.pdf"]
     assert sources("--first-stage", "exhaustive") == sources()
+    assert sorted(sources("--weighting", "contrast")) == sorted(everything)
     assert sources("--where-document", '{"$contains": "bearings"}') == ["report.pdf"]
     assert sources("--where-document", '{"$contains": "bearings"}', "--where", '{"page": 1}') == []
     assert sources("--where", '{"page": {"$in": []}}') == []

@@ -68,6 +68,19 @@ def test_a_training_prints_and_writes_its_figures(trained, model):
         assert plot.width > 800
 
 
+def test_columns_are_named_as_in_the_library(tmp_path):
+    """The data is read before the model, so that an error costs nothing."""
+    (tmp_path / "x.csv").write_text("id,serch,positive\n1,who,the cat\n2,what,a dog\n")
+    command = ("train", "adapter", "--data", tmp_path / "x.csv", "--model", tmp_path, "--out", tmp_path / "a")
+    error = error_of(*command, "--columns", "id=")
+    assert "x.csv, line 2: expected a row with a query" in error
+    assert "the column 'serch' is not known" in error
+    names = ("--columns", "search=query", "--columns", "serch=query", "--columns", "id=")
+    assert "no row has the column 'search'" in error_of(*command, *names)
+    assert "expected NAME=MEANING" in usage_error_of(*command, "--columns", "id")
+    assert "names 'id' twice" in usage_error_of(*command, "--columns", "id=", "--columns", "id=query")
+
+
 def test_a_training_that_is_not_measurably_better_has_a_warning(pairs, model, tmp_path):
     """Half a dozen held-out queries are too few to measure with."""
     code, output, errors = train(
@@ -289,17 +302,19 @@ def test_options_reach_the_training(command, pairs, model, tmp_path, monkeypatch
 
     monkeypatch.setattr(SmartEncoder, "__init__", record)
     losses = []
-    for i, options in enumerate([(), ("--seed", 1), ("--temperature", 0.5), ("--learning-rate", 0.01)]):
+    more = {"adapter": ("--layers", "1,-1", "--start", "random"), "finetune": ("--lora-rank", 4, "--lora-alpha", 16)}
+    tried = [("--seed", 1), ("--temperature", 0.5), ("--learning-rate", 0.01), ("--weight-decay", 99), more[command]]
+    for i, options in enumerate([(), *tried, ("--max-length", 5)]):
         output = good(
-            *("train", command, "--data", pairs, "--model", model, "--out", tmp_path / str(i), "--epochs", 2),
-            *("--batch-size", 16, "--limit-queries", 100, "--held-out", 0.3, "--json", "-", *options),
+            *("train", command, "--data", pairs, "--model", model, "--out", tmp_path / str(i), "--epochs", 1),
+            *("--batch-size", 8, "--limit-queries", 40, "--held-out", 0.3, "--keep-anyway", "--json", "-", *options),
             *(("--device", "cpu", "--trust-remote-code") if i else ()),
         )
-        losses.append(json.loads(output)["history"][2]["loss"])
-    assert len(set(losses)) == 4
+        losses.append(json.loads(output)["history"][1]["loss"])
+    assert len(set(losses)) == 7
     defaults, *others = given
     assert defaults == {"device": None, "trust_remote_code": False}
-    assert others == [{"device": "cpu", "trust_remote_code": True}] * 3
+    assert others == [{"device": "cpu", "trust_remote_code": True}] * 6
 
 
 @pytest.mark.parametrize(("command", "settings"), [("adapter", AdapterSettings), ("finetune", FinetuneSettings)])
@@ -311,7 +326,8 @@ def test_the_help_text_shows_the_defaults_of_the_settings(command, settings):
         option = "--" + name.replace("_", "-")
         if option in shown:
             default = getattr(settings, name)
-            assert default_in(shown[option]) == (None if default is None else str(default)), option
+            default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            assert default_in(shown[option]) == (None if default is None or default is False else str(default)), option
             compared.add(option)
     assert {"--epochs", "--batch-size", "--temperature", "--objective", "--hard-negatives", "--seed"} <= compared
     assert default_in(shown["--held-out"]) == str(DEFAULT_HELD_OUT)
@@ -344,6 +360,7 @@ def default_in(text):
         (("--held-out", 1), "Invalid value for '--held-out': must be between 0 and 1, got 1"),
         (("--temperature", 0), "Invalid value for '--temperature': must be above 0, got 0"),
         (("--learning-rate", -1), "Invalid value for '--learning-rate': must be above 0, got -1"),
+        (("--weight-decay", -1), "Invalid value for '--weight-decay': must be at least 0, got -1"),
         (("--seed", -1), "Invalid value for '--seed'"),
         (("--seed", 2**32), "Invalid value for '--seed'"),
     ],
@@ -351,6 +368,11 @@ def default_in(text):
 @pytest.mark.parametrize("command", ["adapter", "finetune"])
 def test_a_wrong_number_is_an_error_that_names_the_option(command, option, says, pairs, tmp_path):
     assert says in usage_error_of("train", command, "--data", pairs, "--out", tmp_path / "a", *option)
+
+
+def test_layers_are_numbers(pairs, tmp_path):
+    says = usage_error_of("train", "adapter", "--data", pairs, "--out", tmp_path / "a", "--layers", "1,last")
+    assert "Invalid value for '--layers': must be numbers of layers, such as 20,-1, got 1,last" in says
 
 
 def test_one_held_out_query_is_singular(pairs, model, tmp_path):

@@ -16,6 +16,7 @@ from helpers.word_encoder import WordEncoder
 
 from smart_rag import AddReport, Document, SmartIndex
 from smart_rag.cli.write import _add_changed, _Wanted
+from smart_rag.index.smart_index import remove_empty
 
 
 def test_a_second_run_adds_new_files_and_replaces_changed_ones(folder, tmp_path):
@@ -142,6 +143,17 @@ def test_progress_is_a_bar_for_people_and_a_line_in_a_file(folder, tmp_path, mon
 def test_nothing_to_index_makes_no_index(tmp_path, named, says):
     (tmp_path / "empty").mkdir()
     assert says in error_of("index", tmp_path / named, "--db", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_empty_index_is_removed_unless_others_use_it(tmp_path):
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        with SmartIndex.open(tmp_path / "index", WordEncoder()) as other:
+            other.add([Document("theirs", "Written meanwhile.")])
+        remove_empty(index)
+        assert index.count() == 1
+        index.delete(["theirs"])
+        remove_empty(index)
     assert not (tmp_path / "index").exists()
 
 

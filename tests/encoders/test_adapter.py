@@ -194,15 +194,55 @@ def test_states_of_several_layers_are_the_models_own(build, tmp_path):
     plain = encoder.encode_document(TEXTS[:2])
     width = encoder.dimension
     np.testing.assert_array_equal(made.pooled, plain.pooled)
-    np.testing.assert_allclose(made.tokens.embeddings[:, width:] * 2**0.5, plain.tokens.embeddings, atol=1e-6)
+    last = made.tokens.embeddings[:, width:]
+    lengths = np.linalg.norm(last, axis=1, keepdims=True)
+    np.testing.assert_allclose(last / lengths, plain.tokens.embeddings, atol=1e-6)
     model = transformers.AutoModel.from_pretrained(f"{path}").eval()
     for i, text in enumerate(TEXTS[:2]):
         with torch.no_grad():
             states = model(**encoder.model.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        first = torch.nn.functional.normalize(states.hidden_states[0][0], dim=1).numpy()
-        first = first[1:-1] if build is tiny_models.bert else first[:-1]  # [CLS] and [SEP], or what is pooled from
-        np.testing.assert_allclose(made.tokens[i][:, :width] * 2**0.5, first, atol=1e-5)
+        both = torch.cat([states.hidden_states[0][0], states.last_hidden_state[0]], dim=1)
+        both = torch.nn.functional.normalize(both, dim=1).numpy()
+        both = both[1:-1] if build is tiny_models.bert else both[:-1]  # [CLS] and [SEP], or what is pooled from
+        np.testing.assert_allclose(made.tokens[i], both, atol=1e-5)
     assert not encoder.model.transformers_model.config.output_hidden_states  # as it was
+
+
+def own_states(folder, encoder, text, layers):
+    """Return the states (tokens, layers, width) of a text, as transformers gives them."""
+    model = transformers.AutoModel.from_pretrained(f"{folder}").eval()
+    with torch.no_grad():
+        found = model(**encoder.model.tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+    return torch.stack([found[layer][0, :-1] for layer in layers], dim=1)  # without what is pooled from
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_several_layers_are_added_up_as_the_format_says(version, tmp_path):
+    """As the model gives them, as in the paper's code. Adapters of format 1 were trained on states of length 1."""
+    layers, folder = (0, 1, -1), tiny_models.decoder(tmp_path / "decoder")
+    frozen = SmartEncoder(folder, device="cpu")
+    adapter = trained(frozen, tmp_path, 8, layers)
+    config = json.loads((tmp_path / "adapter.json").read_text())
+    assert config["format_version"] == 2
+    (tmp_path / "adapter.json").write_text(json.dumps({**config, "format_version": version}))
+    encoder = SmartEncoder(folder, device="cpu", adapter=tmp_path)
+    states = own_states(folder, encoder, TEXTS[0], layers)
+    lengths = states.norm(dim=2)
+    assert (lengths.max(dim=1).values > 1.5 * lengths.min(dim=1).values).any()
+    wanted = torch.nn.functional.normalize(states, dim=2) if version == 1 else states
+    parameters = dict(adapter.named_parameters())
+    expected = torch.stack([by_the_formula(parameters, token) for token in wanted]).detach().numpy()
+    np.testing.assert_allclose(encoder.encode_document([TEXTS[0]]).tokens[0], expected, atol=1e-5)
+    read = Adapter.load(tmp_path)
+    assert (read.digest == adapter.digest) == (version == 2)
+    read.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "adapter.json").read_text())["format_version"] == version
+
+
+def test_an_adapter_of_one_layer_has_format_1(frozen, tmp_path):
+    """So an older smart_rag reads it."""
+    trained(frozen, tmp_path)
+    assert json.loads((tmp_path / "adapter.json").read_text())["format_version"] == 1
 
 
 def test_a_layer_that_is_not_there(frozen, tmp_path):

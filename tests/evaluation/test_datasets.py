@@ -135,6 +135,7 @@ def test_labels_can_be_in_any_two_files(small, tmp_path):
         {"q1": {"d1": 2, "d2": 0}},
         (
             "1 query without a judgement left out",
+            "1 query after the limit left out",
             "the judgements of 1 query left out, which queries.jsonl lacks, such as 'q9'",
         ),
     )

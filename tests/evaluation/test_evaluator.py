@@ -282,11 +282,41 @@ def test_documents_that_the_model_cannot_read_are_named(tmp_path, caplog):
     documents = [Document("a", "word1"), Document("page", image="page.png"), Document("b", "word2")]
     dataset = Dataset("scans", documents, {"q": "word1"}, {"q": {"a": 1, "page": 1}})
     with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
-        assert evaluate(dataset, index)["runs"]["hybrid"]["recall@10"] == 0.5
-    assert (
-        "scans: 1 document left out, because the model reads only text; they count as not found, the first is 'page'"
-        in caplog.messages
-    )
+        found = evaluate(dataset, index)
+    assert found["runs"]["hybrid"]["recall@10"] == 0.5
+    [note] = found["notes"]
+    assert note == "1 document left out, because the model reads only text, such as 'page'; they count as not found"
+    assert f"scans: {note}" in caplog.messages
+
+
+def test_documents_of_which_the_model_reads_none_are_an_error(tmp_path):
+    pages = Dataset("scans", [Document("page", image="page.png")], {"q": "word1"}, {"q": {"page": 1}})
+    with (
+        SmartIndex.create(tmp_path / "index", WordEncoder()) as index,
+        pytest.raises(InvalidInput, match="scans: the model reads only text, which no document has; use another model"),
+    ):
+        evaluate(pages, index)
+
+
+@pytest.mark.parametrize("others", [[], [Document("other", "word2")]])
+def test_a_query_that_is_the_only_document_finds_nothing(tmp_path, others):
+    """No ranking has a document for it. Another query is measured as usual."""
+    queries, qrels = {"d": "word1"}, {"d": {"gone": 1}}
+    if others:
+        queries["q"], qrels["q"] = "word2", {"other": 1}
+    dataset = Dataset("itself", [Document("d", "word1"), *others], queries, qrels, own_documents={"d": "d"})
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        found = evaluate(dataset, index)
+    assert found["runs"]["hybrid"]["ndcg@10"] == (0.5 if others else 0)
+    assert found["first_stages"]["pooled"]["recall_of_best"] == 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_depth_beyond_the_index_and_beyond_64_bits(tmp_path):
+    dataset = Dataset("two", [Document(f"d{i}", f"word{i}") for i in range(2)], {"q": "word1"}, {"q": {"d1": 1}})
+    with SmartIndex.create(tmp_path / "index", WordEncoder()) as index:
+        found = evaluate(dataset, index, top_k=10**20)
+    assert found["runs"]["search_pooled"] == {"ndcg@10": 1, "recall@10": 1, "recall@100": 1, "mrr@10": 1}
 
 
 def test_a_query_does_not_find_itself(graded, tmp_path):

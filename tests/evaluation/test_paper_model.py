@@ -144,7 +144,7 @@ def test_options_that_do_not_go_together(root, tmp_path):
     for options in (["--db", tmp_path / "db"], ["--top-k", 3], ["--candidates", 3]):
         code, _, errors = run("eval", root, "--paper", *options)
         assert code == 2
-        assert "leave out --db, --top-k, --candidates and" in " ".join(errors.replace("│", "").split())
+        assert "leave out --db, --top-k, --candidates, --weighting," in " ".join(errors.replace("│", "").split())
     code, _, errors = run("eval", root, "--language", "english")
     assert code == 2
     assert "need --paper" in errors

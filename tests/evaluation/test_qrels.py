@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
+import logging
+import re
+from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag.errors import InvalidInput
+from smart_rag.evaluation import load_dataset
 from smart_rag.evaluation.qrels import Met, met, own_documents, read_qrels
 
 IDS = st.text("abz09\"'#,;-_\u00e4\u8a9e", min_size=1, max_size=6)
@@ -37,6 +42,95 @@ def test_no_judgement_is_lost(tmp_path_factory, judgements, layout, packed, mark
     assert {(query, one): grade for query, of in qrels.items() for one, grade in of.items()} == {
         pair: round(float(grade)) for pair, grade in judgements.items()
     }
+
+
+LINES = st.one_of(
+    st.tuples(st.sampled_from("pqr"), st.sampled_from("abc"), st.sampled_from(["0", "1", "1", "2", "0.5"])).map(
+        "\t".join
+    ),
+    st.tuples(st.sampled_from("pqr"), st.sampled_from("abc"), st.sampled_from("01")).map(
+        lambda row: f"{row[0]} 0 {row[1]} {row[2]}"
+    ),
+    st.sampled_from(["", "  ", "query-id\tcorpus-id\tscore", "q\td", "q\td\thigh", "q d 1 0 0", '"q\t"d\t1']),
+)
+
+
+@given(st.lists(LINES, max_size=12), st.sampled_from(["\n", "\r\n"]))
+def test_each_line_is_a_judgement_or_is_counted_or_is_an_error(tmp_path_factory, lines, end):
+    """Lines in = judgements + repeated ones, which a warning counts; or an error that names a line."""
+    path = tmp_path_factory.mktemp("lines") / "qrels.tsv"
+    path.write_text("".join(line + end for line in lines), encoding="utf-8", newline="")
+    given = [line for line in lines if line.strip()]
+    given = given[1:] if given and given[0].endswith("score") else given
+    with messages() as logged:
+        try:
+            qrels = read_qrels(path)
+        except InvalidInput as error:
+            if not re.search(r"qrels\.tsv, line \d+: ", str(error)):
+                raise
+            return
+    repeated = sum(int(re.search(r": (\d+) judgements? repeated; each counts once$", message)[1]) for message in logged)
+    assert sum(map(len, qrels.values())) + repeated == len(given)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["text", "text", " "])), min_size=1, max_size=7),
+    st.lists(st.sampled_from("pqrst"), min_size=1, max_size=6),
+    st.dictionaries(st.tuples(st.sampled_from("pqrsuv"), st.sampled_from("abcxy")), st.integers(0, 2), min_size=1),
+    st.booleans(),
+    st.none() | st.integers(1, 2),
+)
+def test_each_row_of_a_dataset_is_used_or_counted(tmp_path_factory, corpus, queries, judged, answerable_only, limit):
+    folder = tmp_path_factory.mktemp("dataset")
+    texts = dict(corpus)  # an id has the same text each time, so that a second row is a repetition
+    rows = [json.dumps({"_id": id, "text": texts[id]}) for id, _ in corpus]
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": id, "text": "what?"}) for id in queries))
+    (folder / "qrels.tsv").write_text("".join(f"{q}\t{d}\t{grade}\n" for (q, d), grade in judged.items()))
+    with messages() as logged:
+        try:
+            dataset = load_dataset(folder, limit, answerable_only=answerable_only)
+        except InvalidInput as error:
+            if not re.search("at least one document|no query", str(error)):
+                raise
+            return
+
+    def counted(pattern):
+        found = [
+            re.search(rf"(?:^|: )(?:the judgements of )?(\d+) {pattern}", text) for text in (*logged, *dataset.notes)
+        ]
+        return sum(int(one[1]) for one in found if one)
+
+    repeated = sum("corpus.jsonl: " in text and int(text.split(": ")[1].split()[0]) for text in logged)
+    assert len(dataset.documents) + counted("documents? without text") + repeated == len(corpus)
+    unjudged, after = counted("quer(y|ies) without a judgement"), counted("quer(y|ies) after the limit")
+    repeated = sum("queries.jsonl: " in text and int(text.split(": ")[1].split()[0]) for text in logged)
+    unanswerable = counted("quer(y|ies) without a relevant document") if answerable_only else 0
+    assert len(dataset.queries) + unjudged + after + repeated + unanswerable == len(queries)
+    # The judgements: of queries that are kept, of others, and of documents that the corpus lacks.
+    kept = list(dict.fromkeys(id for id in queries if any(q == id for q, _ in judged)))[:limit]
+    assert counted("quer(y|ies) left out, which") == len({q for q, _ in judged} - set(queries))
+    unknown = [pair for pair in judged if pair[0] in kept and pair[1] not in {one.id for one in dataset.documents}]
+    assert counted("judgements? of documents that the corpus lacks") == len(unknown)
+    wanted = {pair: grade for pair, grade in judged.items() if pair[0] in dataset.queries}
+    if answerable_only:
+        wanted = {pair: grade for pair, grade in wanted.items() if pair not in unknown}
+    assert {(q, d): grade for q, grades in dataset.qrels.items() for d, grade in grades.items()} == wanted
+
+
+@contextmanager
+def messages():
+    """A context that collects what is logged, which the command line prints."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = logging.getLogger("smart_rag.evaluation")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 def write(tmp_path, text: str):

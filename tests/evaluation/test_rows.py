@@ -151,6 +151,22 @@ def test_tables_that_are_missing_are_named(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_tables_of_several_parts_are_named(tmp_path):
+    for part in ("corpus", "queries", "qrels"):
+        parquet(tmp_path / f"en-{part}" / "test-00000-of-00001.parquet", CORPUS)
+    with pytest.raises(InvalidInput, match="found the tables en-corpus, each of a part such as a language"):
+        load_dataset(tmp_path)
+
+
+def test_a_line_with_more_fields_than_the_header_is_an_error(tmp_path):
+    parquet(tmp_path / "corpus" / "test.parquet", CORPUS)
+    parquet(tmp_path / "queries" / "test.parquet", QUERIES)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t1\t0\n")
+    with pytest.raises(InvalidInput, match=r"test.tsv cannot be read \(line 3 has more fields than the header\)"):
+        load_dataset(tmp_path)
+
+
 def test_judgements_without_grades_count_1_and_it_is_said(tmp_path, caplog):
     parquet(tmp_path / "corpus.parquet", CORPUS)
     parquet(tmp_path / "queries.parquet", [QUERIES[0]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -76,3 +77,18 @@ def test_a_folder_that_is_replaced_and_removed_at_once_is_told(tmp_path):
     assert next(told) == {root}
     write(root / "b.txt", b"words")
     assert root in next(told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no names that are not UTF-8")
+def test_names_that_are_not_utf8_end_nothing(tmp_path):
+    """watchfiles raises an error for them. A folder that has one from the start is watched in another way."""
+    root = (tmp_path / "docs").resolve()
+    write(root / os.fsdecode(b"dir\xfe") / "a.txt", b"words")
+    told = changes([root], tmp_path / "index")
+    assert next(told) == {root}
+    list((root / os.fsdecode(b"dir\xfe")).iterdir())  # reading is an event, too
+    write(root / os.fsdecode(b"n\xff.txt"), b"words")
+    assert next(told) == {root}
+    write(root / "b.txt", b"words")
+    while root / "b.txt" not in next(told):
+        pass

@@ -33,6 +33,8 @@ def test_weights_are_saved_and_the_rest_of_the_manifest_stays(index):
         assert again.search("the cat", 1) == [hit]
         again.set_weights((1, 1))
         assert again.manifest.config == replace(config, weights=(1.0, 1.0))
+        again.set_weights((1, 1), "contrast")
+    assert Manifest.read(index.path).config == replace(config, weights=(1.0, 1.0), weighting="contrast")
 
 
 def test_changes_of_another_index_object_are_kept(index):

@@ -101,7 +101,7 @@ def test_the_limit_counts_queries(tmp_path):
 def test_a_bad_line_is_named(line, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(PAIRS[0]) + "\n\n" + line)
-    with pytest.raises(InvalidInput, match=r"x\.jsonl, line 3: expected a JSON object with a query \(query"):
+    with pytest.raises(InvalidInput, match=r"x\.jsonl, line 3: expected a row with a query"):
         load_training_data(path)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
 from smart_rag import SmartEncoder
+from smart_rag.encoders.trainable import TrainableModel
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.training import FinetuneSettings, TrainingReport, finetune, load_training_data
 from smart_rag.training.finetuner import HeldOutEvaluator, _arguments, load_checkpoint
@@ -209,6 +210,39 @@ def test_an_incomplete_checkpoint_is_ignored(model, power_cut, tmp_path):
     assert (tmp_path / "model" / "modules.json").exists()
 
 
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_gradient_checkpointing_changes_no_weight(lora_rank, model, tmp_path, monkeypatch):
+    """Each layer of the forward pass is run again in the backward pass."""
+    from transformers.models.bert.modeling_bert import BertIntermediate
+
+    passes = []
+    forward = BertIntermediate.forward
+
+    def count(self, *arguments, **more):
+        passes.append(self.training)
+        return forward(self, *arguments, **more)
+
+    monkeypatch.setattr(BertIntermediate, "forward", count)
+    settings = FinetuneSettings(batch_size=16, learning_rate=2e-3, lora_rank=lora_rank, gradient_checkpointing=False)
+    options = {"held_out": some_data(24, seed=2), "device": "cpu", "keep_anyway": True}
+    finetune(model, some_data(48, seed=1), tmp_path / "whole", settings, **options)
+    once = sum(passes)
+    passes.clear()
+    settings = replace(settings, gradient_checkpointing=True)
+    finetune(model, some_data(48, seed=1), tmp_path / "model", settings, **options)
+    assert sum(passes) == 2 * once > 0
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "model")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], msg=name)
+
+
+def test_the_trained_model_keeps_its_length(model, tmp_path):
+    settings = FinetuneSettings(batch_size=16, learning_rate=2e-3)
+    finetune(model, some_data(), tmp_path / "m", settings, held_out=0.3, device="cpu", max_length=7, keep_anyway=True)
+    assert SmartEncoder(tmp_path / "m", device="cpu").max_length == 7
+    assert SentenceTransformer(str(tmp_path / "m"), device="cpu").max_seq_length == 7
+
+
 def test_lora_changes_linear_layers_by_low_rank_matrices(model, tmp_path):
     """The additions are merged into the weights, which keep their names."""
     settings = FinetuneSettings(lora_rank=4, batch_size=16, learning_rate=5e-3)
@@ -274,6 +308,41 @@ def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
         np.testing.assert_allclose(own, text.pooled, atol=1e-5)
 
 
+def test_lamra_is_trained_and_saved_as_it_is_pooled(pages, tmp_path):
+    """From the token before <emb>. The folder is one of transformers, and its tokenizer shows the family."""
+    model = tiny_vision.qwen3_vl(tmp_path / "base", emb=True, seed=3)
+    settings = FinetuneSettings(lora_rank=4, batch_size=2, mini_batch_size=1, learning_rate=1e-2)
+    options = {"held_out": 0.4, "device": "cpu", "max_pixels": 64 * 64, "keep_anyway": True}
+    measured = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = TrainableModel.save
+
+        def spy(self, folder):
+            save(self, folder)
+            inputs = self.prepare(["where is bar number 3?"], "query")
+            with torch.inference_mode():
+                states = self.model({name: of for name, of in inputs.items() if name not in ("keep", "pooled")})
+            measured.append(states["token_embeddings"][inputs["pooled"]][0])
+
+        patch.setattr(TrainableModel, "save", spy)
+        report = finetune(model, pages, tmp_path / "model", settings, **options)
+    assert report.history[1].loss > 0
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert "modules.json" not in names
+    assert "checkpoints" not in names
+    trained, before = (SmartEncoder(path, device="cpu", max_pixels=64 * 64) for path in (tmp_path / "model", model))
+    assert trained.describe()["profile"] == before.describe()["profile"] == "lamra-ret"
+    mine, other = (encoder.encode_query("where is bar number 3?").pooled[0] for encoder in (trained, before))
+    [state] = measured
+    np.testing.assert_allclose(mine, state / state.norm(), atol=1e-5)
+    assert abs(mine - other).max() > 1e-3
+    assert not [
+        name
+        for name, of in trained.model.state_dict().items()
+        if "visual" in name and not torch.equal(of, before.model.state_dict()[name])
+    ]
+
+
 def test_errors_before_the_work(trained, model, tmp_path):
     _, folder = trained
     data = some_data(40)
@@ -291,9 +360,9 @@ def test_errors_before_the_work(trained, model, tmp_path):
         finetune(tiny_jina.jina_v4(tmp_path / "jina"), data, tmp_path / "new", device="cpu")
     with pytest.raises(EncoderError, match="a tower for texts and one for images"):
         finetune(tiny_vision.clip(tmp_path / "clip"), data, tmp_path / "new", device="cpu")
-    lamra = tiny_vision.qwen3_vl(tmp_path / "lamra", emb=True)
-    with pytest.raises(EncoderError, match="pooled from the token before '<emb>'"):
-        finetune(lamra, data, tmp_path / "new", device="cpu", profile="lamra-ret")
+    gme = tiny_vision.qwen2_vl(tmp_path / "gme")
+    with pytest.raises(EncoderError, match="positions that are counted over words and patches"):
+        finetune(gme, data, tmp_path / "new", device="cpu", profile="gme-qwen2-vl")
     with pytest.raises(InvalidInput, match="lora_rank must be at most 32"):
         finetune(model, some_data(), tmp_path / "new", FinetuneSettings(lora_rank=33), device="cpu")
     assert not (tmp_path / "new").exists()

@@ -15,6 +15,8 @@ SHARED = [
     ({"temperature": 0.0}, "temperature must be above 0, got 0"),
     ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
     ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1"),
+    ({"checkpoint_minutes": 0.0}, "checkpoint_minutes must be above 0, got 0"),
+    ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
 ]
 
 
@@ -30,6 +32,7 @@ def test_shared_settings_are_checked(kind, values, message):
     [
         ({"objective": "pooled"}, "objective must be one of late, hybrid"),
         ({"weighting": "tf"}, "weighting must be one of"),
+        ({"weighting": "contrast"}, "weighting must be one of idf, none, got"),
         ({"start": "cold"}, "start must be one of"),
     ],
 )
@@ -44,6 +47,7 @@ def test_adapter_settings_are_checked(values, message):
         ({"objective": "best"}, "objective must be one of pooled, late, hybrid"),
         ({"lora_rank": 0}, "lora_rank must be"),
         ({"lora_alpha": 0}, "lora_alpha must be"),
+        ({"lora_alpha": 8}, "lora_alpha is the scale of LoRA; give lora_rank, too"),
         ({"mini_batch_size": 0}, "mini_batch_size must be"),
         ({"evaluate_every": 0}, "evaluate_every must be"),
     ],

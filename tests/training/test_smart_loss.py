@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_models
+from helpers import tiny_models, tiny_vision
 from helpers.some_pairs import some_data
 from torch.nn.functional import normalize
 
@@ -17,7 +17,7 @@ from smart_rag.types import Document
 ROWS = [{"position": i} for i in (3, 17, 5, 9, 30, 21)]
 
 
-@pytest.fixture(scope="module", params=["mean", "cls and dense", "last token"])
+@pytest.fixture(scope="module", params=["mean", "cls and dense", "last token", "before a token"])
 def encoder(request, tmp_path_factory):
     """An encoder for each kind of pooling. One has prompts, one has a dense layer after the pooling."""
     folder = tmp_path_factory.mktemp("model")
@@ -26,6 +26,7 @@ def encoder(request, tmp_path_factory):
         "mean": lambda: tiny_models.bert(folder, prompts=prompts),
         "cls and dense": lambda: tiny_models.bert(folder, pooling="cls", dense=24),
         "last token": lambda: tiny_models.decoder(folder, eos=True),
+        "before a token": lambda: tiny_vision.qwen3_vl(folder, emb=True),  # LamRA
     }
     return SmartEncoder(made[request.param](), device="cpu")
 
@@ -47,6 +48,8 @@ def features(batch):
 def plain(encoder, text, task):
     """Return the pooled embedding and the token embeddings of one text, without special tokens, with gradients."""
     model = encoder.model
+    if "<emb>" in model.tokenizer.get_vocab():
+        return plain_lamra(encoder, text, task)
     inputs = model.preprocess([text], prompt=model.prompts.get(task), task=task)
     ids = inputs["input_ids"][0].tolist()
     states = model(inputs, task=task)
@@ -57,6 +60,16 @@ def plain(encoder, text, task):
         if type(module).__name__ == "Dense":
             tokens = module({"sentence_embedding": tokens})["sentence_embedding"]
     return normalize(states["sentence_embedding"][0], dim=0), normalize(tokens, dim=1)
+
+
+def plain_lamra(encoder, text, task):
+    """Return both for LamRA, whose pooled embedding is the state before <emb>."""
+    inputs = encoder.trainable.prepare([text], task)
+    names = encoder.model.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    features = {name: of for name, of in inputs.items() if name not in ("keep", "pooled", "task")}
+    hidden = encoder.model.transformers_model(**features).last_hidden_state[0]
+    kept = inputs["keep"][0].nonzero()[:, 0]
+    return normalize(hidden[names.index("<emb>") - 1], dim=0), normalize(hidden[kept], dim=1)
 
 
 def expected_loss(encoder, data, collator, objective, temperature):

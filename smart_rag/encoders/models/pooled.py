@@ -50,7 +50,8 @@ class UnitStates:
     """Vectors of length 1 from one forward pass: tensors on the device of the model, or arrays.
 
     ``pooled`` is (n, dimension). ``norms`` (n) are the norms of the vectors as the model returns them. ``tokens``
-    (total, layers, width) are the states of the kept tokens. If no token of an input is kept, the input's row in
+    (total, layers, width) are the states of the kept tokens. With several layers, only the mean square of a token's
+    lengths is 1: the states keep the ratio of their lengths. If no token of an input is kept, the input's row in
     ``fallbacks`` (n, layers, width) is its only token.
     """
 
@@ -173,7 +174,8 @@ class PooledModel:
     def to_embeddings(self, pooled: torch.Tensor, states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pooled and token embeddings in one space, L2-normalised, in float32.
 
-        Gradients are kept. If the model truncates its embeddings, both are truncated to the same width.
+        The states of one token after several layers keep the ratio of their lengths. The mean square of these lengths
+        is 1. Gradients are kept. If the model truncates its embeddings, both are truncated to the same width.
 
         Args:
             pooled: the model's pooled vectors (n, dimension).
@@ -188,14 +190,17 @@ class PooledModel:
         import torch
         from torch.nn.functional import normalize
 
-        tokens = torch.stack([self._to_pooled_space(of_layer) for of_layer in states], dim=1)
+        # The lengths of states after several layers are compared. A normalisation at the end would make them all 1.
+        keep_lengths = len(states) > 1
+        tokens = torch.stack([self._to_pooled_space(of_layer, keep_lengths) for of_layer in states], dim=1)
         if tokens.shape[2] != (self.token_dimension or pooled.shape[1]):
             raise EncoderError(
                 f"{self.name} pools {self.pooling} into {pooled.shape[1]} dimensions, but its tokens "
                 f"have {tokens.shape[2]}; late interaction needs both in one space; use a model where both are as wide"
             )
         pooled, tokens = pooled[:, : self._width], tokens[:, :, : self._width]
-        return normalize(pooled.float(), dim=1), normalize(tokens.float(), dim=2)
+        of_tokens = normalize(tokens.float().flatten(1), dim=1).view_as(tokens) * len(states) ** 0.5
+        return normalize(pooled.float(), dim=1), of_tokens
 
     def norms(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the norms (n) of the model's own pooled vectors. If the model truncates them, truncate first."""
@@ -208,9 +213,15 @@ class PooledModel:
         width: int | None = getattr(self.model, "truncate_dim", None)
         return width
 
-    def _to_pooled_space(self, states: torch.Tensor) -> torch.Tensor:
-        """Apply the modules that follow the pooling to token states (n, width). Return the result (n, dimension)."""
-        for module in self.inputs.pooling.after:
+    def _to_pooled_space(self, states: torch.Tensor, keep_lengths: bool = False) -> torch.Tensor:
+        """Apply the modules that follow the pooling to token states (n, width). Return the result (n, dimension).
+
+        With ``keep_lengths``, a normalisation at the end is left out.
+        """
+        modules = list(self.inputs.pooling.after)
+        while keep_lengths and modules and type(modules[-1]).__name__ == "Normalize":
+            modules.pop()
+        for module in modules:
             states = module({"sentence_embedding": states})["sentence_embedding"]
         return states
 
@@ -284,12 +295,8 @@ class PooledModel:
         Raises:
             EncoderError: a folder of sentence-transformers cannot hold all settings of this model.
         """
-        before = self.profile.pooled_before
-        if before is not None:
-            raise EncoderError(
-                f"{self.name} is pooled from the token before {before!r}, which a folder of sentence-transformers "
-                "cannot state; train an adapter instead"
-            )
+        if self.profile.pooled_before is not None:
+            return  # it is saved without files of sentence-transformers, and its family is recognised
         if self.profile.positions != "three axes":
             raise EncoderError(
                 f"{self.name} has positions that are counted over words and patches, which a folder of "

@@ -235,7 +235,10 @@ def _rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]
         yield from _json_rows(file)
     elif file.suffix == ".tsv":
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from ({name: value for name, value in row.items() if name} for row in _tabbed(lines))
+            for row in (reader := _tabbed(lines)):
+                if None in row:
+                    raise ValueError(f"line {reader.line_num} has more fields than the header")
+                yield row
     elif file.suffix == ".parquet":
         with _pyarrow("parquet").ParquetFile(file) as opened:
             for batch in opened.iter_batches(_ROWS_AT_ONCE, columns=None if columns is None else list(columns)):

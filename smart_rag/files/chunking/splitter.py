@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from smart_rag.files.chunking.token_places import TokenPlaces, TokenSpans
-from smart_rag.files.chunking.unbroken import is_dense, next_blank, unbroken_chunk
+from smart_rag.files.chunking.unbroken import dense_chunk, is_dense, next_blank, unbroken_chunk
 
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
 # or words that the model does not know. A file in base64 is a single token for some models.
@@ -70,7 +70,16 @@ class Splitter:
         length = _WINDOW * self._tokens
         while begin < len(text):
             blank = blank if blank > begin else next_blank(text, begin)
-            if blank - begin >= self._longest and (unbroken := self._unbroken_chunk(text, begin, length // _WINDOW)):
+            is_unbroken = blank - begin >= self._longest
+            # Tokens at the end of the last chunk may be other tokens where a dense text begins.
+            shorter = max(begin, last - max(self._overlap - 1, 0))
+            dense = self._is_dense(text[shorter : shorter + (self._tokens if is_unbroken else length)])
+            begin = shorter if dense else begin
+            unbroken = self._unbroken_chunk(text, begin, length // _WINDOW, dense) if is_unbroken else None
+            if unbroken and unbroken[0] <= last:  # the chunk before ends with words that count as one token only there
+                begin = last
+                continue
+            if unbroken:
                 last, following = unbroken
                 yield text[begin:last]
                 length = max(last - begin, self._tokens) * _WINDOW
@@ -78,7 +87,7 @@ class Splitter:
                 continue
             stop = begin + length
             window = _Window(text[begin:stop], joined[begin:stop], is_last=stop >= len(text))
-            sure, rest = self._split_window(window)
+            sure, rest = self._split_window(window, dense)
             if not sure:
                 length *= 2
                 continue
@@ -90,16 +99,21 @@ class Splitter:
             begin += rest
             length = min(max(rest // len(sure), self._tokens), self._longest) * _WINDOW
 
-    def _unbroken_chunk(self, text: str, begin: int, length: int) -> tuple[int, int] | None:
+    def _is_dense(self, part: str) -> bool:
+        return self._token_spans is not None and is_dense(part, self._tokens, self._token_spans)
+
+    def _unbroken_chunk(self, text: str, begin: int, length: int, dense: bool) -> tuple[int, int] | None:
         """Return where the chunk that begins at ``begin`` ends and where the next one begins. No blank is in them."""
         if self._token_spans is None:
             return None
+        if dense:
+            return dense_chunk(text, begin, self._tokens, self._overlap)
         limits = (self._tokens, self._overlap, self._longest)
         return unbroken_chunk(text, begin, length, self._token_spans, self._count_tokens, limits)
 
-    def _split_window(self, window: _Window) -> tuple[list[_Found], int]:
+    def _split_window(self, window: _Window, dense: bool) -> tuple[list[_Found], int]:
         """Return the chunks of a window that are sure, and the place where the next window begins."""
-        if self._token_spans is not None and is_dense(window.text, self._token_spans):
+        if dense:
             return self._sure(window, lambda part: len(part) + 1)
         places = self._places(window)
         if places is not None:

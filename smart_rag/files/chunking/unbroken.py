@@ -20,23 +20,44 @@ _SENTENCE_ENDS = frozenset("!?;\u2026\u3002\uff01\uff1f\uff1b\u0964\u06d4")
 _ZERO_WIDTH_JOINER = "\u200d"
 # A text with at least so many tokens for each character, such as base64, is measured in characters.
 _DENSE = 2 / 3
+# The tokenizer reads this share of it. In chunks of fewer tokens, one token more or less would be much.
+_SAMPLE = 4
+_FEWEST_TOKENS = 16
 _SIGN = re.compile(r"[^0-9A-Za-z(\[{<]")
 
 
-def is_dense(part: str, token_spans: TokenSpans) -> bool:
-    """Return whether ``part`` has nearly as many tokens as characters, as base64 has, by its first quarter.
+def is_dense(part: str, tokens: int, token_spans: TokenSpans) -> bool:
+    """Return whether ``part`` has nearly as many tokens as characters everywhere, as base64 has.
 
-    A text in ASCII has at most one token more than it has characters. So a dense text need not be read to cut it.
+    A text in ASCII has at most one token more than it has characters. So a dense text need not be read to cut it into
+    chunks of ``tokens``. The tokenizer reads a sample of each ``tokens`` characters.
     """
-    sample = part[: -(-len(part) // 4)]
-    spans = token_spans(sample) if part.isascii() else None
-    return spans is not None and _DENSE * len(sample) <= len(spans) <= len(sample) + 1
+    if not part or tokens < _FEWEST_TOKENS or not part.isascii():
+        return False
+    for begin in range(0, len(part), tokens):
+        sample = part[begin : begin + -(-min(tokens, len(part) - begin) // _SAMPLE)]
+        spans = token_spans(sample)
+        if spans is None or not _DENSE * len(sample) <= len(spans) <= len(sample) + 1:
+            return False
+    return True
 
 
 def next_blank(text: str, begin: int) -> int:
     """Return the place of the first blank of ``text`` after ``begin``, or the end of ``text``."""
     blank = _BLANK.search(text, begin)
     return blank.start() if blank else len(text)
+
+
+def dense_chunk(text: str, begin: int, tokens: int, overlap: int) -> tuple[int, int]:
+    """Return where the chunk of a dense text that begins at ``begin`` ends, and where the one after it begins.
+
+    The chunk has at most ``tokens`` tokens, and shares at most ``overlap`` of them with the next one.
+    """
+    stop = begin + tokens - 1
+    signs = [sign.end() for sign in _SIGN.finditer(text, begin + max(tokens // 2, overlap), stop)]
+    ends = [end for end in signs if text[end - 1] in _SENTENCE_ENDS] or signs
+    stop = ends[-1] if ends else stop
+    return stop, stop - max(overlap - 1, 0)
 
 
 def unbroken_chunk(
@@ -62,12 +83,6 @@ def unbroken_chunk(
         limits: the greatest number of tokens of a chunk, of tokens that neighbours share, and of characters of a chunk.
     """
     tokens, overlap, longest = limits
-    if is_dense(text[begin : begin + tokens], token_spans):
-        stop = begin + tokens - 1
-        signs = [sign.end() for sign in _SIGN.finditer(text, begin + tokens // 2, stop)]
-        ends = [end for end in signs if text[end - 1] in _SENTENCE_ENDS] or signs
-        stop = ends[-1] if ends else stop
-        return stop, max(stop - max(overlap - 1, 0), begin + 1)
     # A little more than a chunk, so that one reading is enough for most chunks.
     length = max(length * 5 // 4, tokens)
     while True:

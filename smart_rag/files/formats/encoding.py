@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smart_rag.errors import DocumentError
-from smart_rag.files.formats.legacy_encoding import detect
+from smart_rag.files.formats.legacy_encoding import OLD, detect
 from smart_rag.wording import number
 
 # UTF-32 is first, because its mark for little endian begins like the one of UTF-16.
@@ -322,7 +322,8 @@ def _detected(data: bytes) -> Decoded:
     codec = detect(data)
     if codec == "iso8859-15" and _SIGNS_OF_WINDOWS.search(data):  # which ISO 8859 lacks
         codec = "cp1252"
-    return _decoded(data.decode(codec, "replace"), codec, data)
+    found = _decoded(data.decode(codec, "replace"), codec, data)
+    return replace(found, left_out=(*found.left_out, f"read as {codec}, which is a guess")) if codec in OLD else found
 
 
 def _decoded(text: str, codec: str, data: bytes) -> Decoded:

@@ -204,7 +204,7 @@ def _of_zip(path: Path) -> list[Format]:
             names = opened.namelist()
             with opened.open("mimetype") if "mimetype" in names else path.open("rb") as file:
                 kind = file.read(100)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, zlib.error):
         # the reader of the suffix says why
         return []
     found: list[Format] = [read for part, read in _OF_PARTS.items() if any(name.startswith(part) for name in names)]

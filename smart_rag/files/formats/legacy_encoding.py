@@ -82,6 +82,13 @@ _TOGETHER = re.compile(r"[^\x00-\x7f]{3,}")
 _HIGH = re.compile(rb"[\x80-\xff]")
 
 
+# Encodings of DOS and of old Macs. No detector is needed to see that a text is not in cp1252 but in one of these.
+OLD = ("cp850", "mac-roman")
+_OLD_BYTES = 1 << 13
+# Signs that cp1252 has for their letters, where no text has such signs: after a letter, or between two.
+_AFTER_LETTER = frozenset("‚„ƒˆ˜‰†‡•‹")  # noqa: RUF001
+_IN_WORD = frozenset("’'\xb7\xad-–—…/")  # noqa: RUF001
+
 # In a text that is as short, one letter outside of ASCII fits many encodings.
 _FEW_BYTES = 20
 
@@ -98,9 +105,43 @@ def detect(data: bytes) -> str:
     for codec in _CODECS.values():
         if codec not in candidates and (sound := _repaired(sample, codec)):
             candidates |= _confidences(sound, [next(name for name in _CODECS if _CODECS[name] == codec)])
+    if (old := _old(sample[:_OLD_BYTES])) is not None:
+        return old
     scores = {codec: confidence * _fit(sample, codec) for codec, confidence in candidates.items()}
     best = max(scores, key=scores.__getitem__, default="cp1252")
     return best if scores.get(best) else "cp1252"
+
+
+def _old(sample: bytes) -> str | None:
+    """Return the encoding of DOS or of old Macs in which all words are plain that are strange in cp1252, or None."""
+    words, strange = _strange(sample, "cp1252")
+    if strange < 2 or 5 * strange < words:
+        return None
+    for codec in OLD:
+        text = sample.decode(codec, "replace")
+        words, strange = _strange(sample, codec)
+        letters = [char for run in _WORD.findall(text) for char in run if char.isalpha()]
+        is_latin = 2 * sum(char > "\x7f" for char in letters) <= len(letters)
+        if is_latin and 20 * strange <= words and _share_of_alphabet(text, "cp1252") > 0.95:
+            return codec
+    return None
+
+
+def _strange(sample: bytes, codec: str) -> tuple[int, int]:
+    """Return the number of words with characters beyond ASCII, and of those that no language with Latin script has."""
+    words = strange = 0
+    for run in _WORD.findall(sample.decode(codec, "replace")):
+        before = " "
+        is_strange = _is_odd(_without_punctuation(run).translate(dict.fromkeys(map(ord, _IN_WORD))))
+        for char, after in pairwise(f"{run} "):
+            if before.isalpha() and not char.isalpha() and char > "\x7f":
+                is_strange |= char in _AFTER_LETTER or (after.islower() and char not in _IN_WORD)
+            is_strange |= _is_control(char)
+            before = char
+        has_letter = any(char.isalpha() for char in run)
+        words += has_letter
+        strange += has_letter and is_strange
+    return words, strange
 
 
 def _confidences(sample: bytes, encodings: list[str]) -> dict[str, float]:

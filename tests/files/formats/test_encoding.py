@@ -260,3 +260,30 @@ def test_ten_megabytes_take_no_time(data):
     begin = time.perf_counter()
     decode(data, PATH)
     assert time.perf_counter() - begin < 1.5
+
+
+_OLD_TEXTS = (
+    "Name;Straße\r\nMüller;Hauptstraße\r\nJörg;Königsallee\r\n",
+    "La clé est derrière le baromètre, où les élèves étaient déjà arrivés.",
+    "Estimado señor Núñez: la bomba de agua llegará el día 3 de mayo, según el almacén.",
+    "La città è più bella di così, perché il fiume è già pieno e tutti i battelli sono già partiti per l'isola.",
+    "På bryggan äter många människor räksmörgås, och båten åker till ön.",
+)
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp850", "mac-roman"])
+@pytest.mark.parametrize("text", _OLD_TEXTS)
+def test_a_text_of_dos_or_an_old_mac_is_read(text, encoding):
+    found = decode(text.encode(encoding), PATH)
+    assert found.text == text
+    codec = "mac-roman" if encoding == "mac-roman" else "cp850"
+    assert found.left_out == (f"read as {codec}, which is a guess",)
+
+
+@pytest.mark.parametrize("words", [3, 8])
+def test_no_words_in_a_usual_encoding_are_taken_for_dos_or_an_old_mac(words):
+    for sample in SAMPLES:
+        found = sample.text.split()
+        for i in range(0, len(found) - words + 1, words):
+            text = " ".join(found[i : i + words]).encode(sample.encoding)
+            assert decode(text, PATH).encoding not in ("cp850", "mac-roman"), (sample.language, text)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
-from email.parser import BytesParser
 from email.utils import parsedate_to_datetime
 from itertools import count
 from pathlib import Path
@@ -13,8 +13,17 @@ from pathlib import Path
 from smart_rag.errors import DocumentError, SmartRagError
 from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
+from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
-from smart_rag.files.formats.plain.mail_parts import POLICY, payload_of, without_encoded_words
+from smart_rag.files.formats.plain.mail_parts import (
+    ENCODED,
+    decoded,
+    parse,
+    payload_of,
+    with_edges,
+    without_encoded_words,
+)
+from smart_rag.files.formats.plain.mail_text import text_of_enriched, without_soft_breaks
 from smart_rag.wording import number, one_line
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -22,12 +31,28 @@ _ADDRESSES = ("From", "To", "Cc")
 _QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
 _COMMA = re.compile(r",\s*")
 _MOST_BYTES = 256_000_000
-_REPORTS = ("message/delivery-status", "message/feedback-report")
-_BODIES = ("text/plain", "text/html")
-# The plain text of a mail is its body, unless another form of it has so many times the words.
-_MUCH_MORE = 1.2
+_REPORTS = (
+    *("message/delivery-status", "message/disposition-notification", "message/feedback-report"),
+    *("message/global-delivery-status", "message/global-disposition-notification"),
+)
+_MAILS = ("message/rfc822", "message/global", "message/news")
+_ENRICHED = ("text/enriched", "text/richtext")
+_RICH = ("text/rtf", "text/richtext")
+_BODIES = ("text/plain", "text/html", "text/rtf", *_ENRICHED)
+# The plain text of a mail is its body, unless more than this share of the words of another form is only there.
+_SMALL_SHARE = 0.05
+# Then the plain text is read, too, if more than this share of its own words is only there.
+_LARGE_SHARE = 0.25
+# Lines are broken anywhere in languages without spaces, so there each character is a word.
+_NO_SPACES = r"\u0e00-\u0eff\u2e80-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+")
+_ADDRESS = re.compile(r"[A-Za-z]{1,20}://[!-~]*|[\w.+-]{1,64}@[!-~]*")
 # A mail with more parts is no letter. To find the encodings of all of them could take for ever.
 _MOST_PARTS = 5_000
+# Each encoded mail in a mail is decoded into a copy.
+_MOST_DEPTH = 20
+# The words of forms in forms are compared at each level.
+_MOST_FORMS = 10
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _HEAD_BYTES = 1000
 
@@ -36,7 +61,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     """Yield a mail as one page: its subject, sender, receivers and date, and its body.
 
     These are metadata, too, with the names of the attachments. The attachments are not read. HTML is read where there
-    is no plain text, or where that is only a part of it.
+    is no plain text, or where that lacks words of it.
 
     Raises:
         DocumentError: the file is no mail.
@@ -49,7 +74,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     head = data[:_HEAD_BYTES]
     if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
         data = decode(data, path).text.encode()
-    message = BytesParser(Message, policy=POLICY).parsebytes(data.removeprefix(_MARK))
+    message = parse(data.removeprefix(_MARK))
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")
@@ -77,9 +102,11 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
 class _Body:
     """The texts of a mail, the names of its attachments, and what cannot be read. ``seen`` counts the parts."""
 
-    def __init__(self, path: Path, seen: count[int] | None = None) -> None:
+    def __init__(self, path: Path, outer: _Body | None = None) -> None:
         self._path = path
-        self.seen = seen or count()
+        self._depth: int = outer._depth if outer else 0  # of encoded mails in encoded mails
+        self._forms: int = outer._forms + 1 if outer else 0  # in forms
+        self.seen: count[int] = outer.seen if outer else count()
         self.texts: list[str] = []
         self.attachments: list[str] = []
         self.left_out: list[str] = []
@@ -90,25 +117,43 @@ class _Body:
             return
         kind = part.get_content_type()
         named = _file_name(part)
-        if kind in _REPORTS:
-            lines = (f"{name}: {text}" for inner in _parts(part) for name, text in inner.raw_items())
-            self.texts.append("\n".join(lines))
-        elif kind == "message/rfc822" and part.is_multipart():
+        if kind.startswith(ENCODED):
+            self._read_encoded(part)
+        elif kind in _REPORTS:
+            self._read_report(part)
+        elif kind in _MAILS and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
                 self.texts.append("\n".join(lines))
                 self.read(message)
-        elif kind == "multipart/alternative" and part.is_multipart():
+        elif kind.startswith("multipart/") and not part.is_multipart():
+            self._read_unparted(part, is_all)
+        elif kind == "multipart/alternative" and part.is_multipart() and self._forms < _MOST_FORMS:
             self._read_best(_parts(part))
         elif part.is_multipart():
-            for place, inner in enumerate(_parts(part), 1):
-                self._read_one(inner, place)
-            if words := len((part.epilogue or "").split()):
-                self.left_out.append(f"{number(words, 'word')} after the last part, which no mail program shows")
+            self._read_parts(part)
         elif kind.startswith("text/") and part.get_content_disposition() != "attachment" and (is_all or not named):
             self._read_text(part, kind)
         elif named or part.get_payload(decode=True):
             self.attachments.append(named or f"({kind})")
+
+    def _read_parts(self, part: Message) -> None:
+        """Read several parts. If one says the same edge as they have, it has the parts that follow it."""
+        inner = _parts(part)
+        for place, one in enumerate(inner, 1):
+            is_same = one.get_content_maintype() == "multipart" and one.get_boundary() == part.get_boundary()
+            if is_same and one.get_content_subtype() == "alternative" and not one.is_multipart():
+                self._read_best(inner[place:])
+                break
+            self._read_one(one, place)
+        after = (part.epilogue or "").encode("ascii", "surrogateescape")
+        again = with_edges(after, "mixed") if self._depth < _MOST_DEPTH else None
+        if again is not None:
+            self._depth += 1
+            self._read_one(again, len(inner) + 1)
+            self._depth -= 1
+        elif words := len(after.split()):
+            self.left_out.append(f"{number(words, 'word')} after the last part, which no mail program shows")
 
     def _read_one(self, part: Message, place: int) -> None:
         """Read one of several parts. Whatever is wrong with it, the others are read."""
@@ -119,14 +164,40 @@ class _Body:
         except Exception as error:  # the standard library raises many kinds for headers that are malformed
             self.left_out.append(f"part {place} cannot be read ({type(error).__name__}: {one_line(error)})")
 
+    def _read_encoded(self, part: Message) -> None:
+        if self._depth == _MOST_DEPTH:
+            self.left_out.append(f"what is encoded more than {_MOST_DEPTH} times, a mail in a mail")
+            return
+        self._depth += 1
+        self.read(decoded(part))
+        self._depth -= 1
+
+    def _read_report(self, part: Message) -> None:
+        """Read the fields of a report, and free text, which some servers write in their place."""
+        for inner in _parts(part):
+            fields = "\n".join(f"{name}: {text}" for name, text in inner.raw_items())
+            text = decode_part(payload_of(inner)[0]).text if not inner.is_multipart() else ""
+            self.texts += [found for found in (fields, text.strip()) if found]
+            if inner.is_multipart():
+                self.read(inner)
+
+    def _read_unparted(self, part: Message, is_all: bool) -> None:
+        """Read a part that says that it has parts, and none is found: the edges between them are other ones."""
+        payload = b"\n".join(payload_of(part)).strip()
+        again = with_edges(payload, part.get_content_subtype())
+        if again is not None:
+            self.read(again, is_all)
+        elif payload:
+            self.texts.append(decode_part(payload, str(part.get_content_charset() or "")).text)
+
     def _read_best(self, parts: list[Message]) -> None:
-        """Read one of several forms of the same text: the plain one, unless another one says much more.
+        """Read one of several forms of the same text, or two that differ; see `_shown`.
 
         The attachments of all forms are named, and so are forms that are no body, such as a calendar.
         """
         bodies = []
         for place, part in enumerate(parts, 1):
-            body = _Body(self._path, self.seen)
+            body = _Body(self._path, self)
             body._read_one(part, place)
             kinds = {inner.get_content_type() for inner in part.walk()}
             if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:
@@ -134,28 +205,56 @@ class _Body:
                 body.texts.clear()
             self.attachments += body.attachments
             bodies.append((body, "text/plain" in kinds))
-        most = max(bodies, key=lambda found: found[0].words(), default=None)
-        plain = next((body for body, is_plain in bodies if is_plain and body.words()), None)
-        if plain is not None and most is not None and most[0].words() <= _MUCH_MORE * plain.words():
-            most = plain, True
-        if most is not None:
-            self.texts += most[0].texts
-            self.left_out += most[0].left_out
+        plain = next((body for body, is_plain in bodies if is_plain and body.has_words()), None)
+        others = [body for body, _ in bodies if body is not plain and body.has_words()]
+        rich = max(others, key=lambda body: sum(map(len, body.texts)), default=None)
+        for body in _shown(plain, rich):
+            self.texts += body.texts
+            self.left_out += body.left_out
 
-    def words(self) -> int:
-        return sum(len(text.split()) for text in self.texts)
+    def has_words(self) -> bool:
+        return any(map(str.strip, self.texts))
+
+    def words(self) -> Counter[str]:
+        """Return how often each word occurs. Addresses are none: HTML hides those of its links."""
+        return Counter(_WORD.findall(_ADDRESS.sub(" ", "\n".join(self.texts)).casefold()))
 
     def _read_text(self, part: Message, kind: str) -> None:
         is_html = kind == "text/html"
         payload, footer = payload_of(part)
         found = decode_part(payload, str(part.get_content_charset() or ""), is_html=is_html)
-        self.left_out += found.left_out
         text = found.text.strip()
-        if is_html:
-            page = page_of_markup(found.text, self._path)
+        is_rtf = kind in _RICH and payload.lstrip().startswith(b"{\\rtf")
+        self.left_out += () if is_rtf else found.left_out
+        if is_html or is_rtf:
+            page = page_of_rtf(payload) if is_rtf else page_of_markup(found.text, self._path)
             self.left_out += page.left_out
             text = page.text
+        elif kind in _ENRICHED:
+            text = text_of_enriched(found.text, kind).strip()
+        elif kind == "text/plain" and str(part.get_param("delsp", "")).lower() == "yes":
+            text = without_soft_breaks(text)
         self.texts += [text, decode_part(footer).text] if footer else [text]
+
+
+def _shown(plain: _Body | None, rich: _Body | None) -> list[_Body]:
+    """Return the forms of a text that are read: one, or both if each has much that the other lacks.
+
+    A mail program shows the rich form. The plain one may be a note that there is another one, or say the same.
+    """
+    if plain is None or rich is None:
+        return [body for body in (plain, rich) if body is not None]
+    words, rich_words = plain.words(), rich.words()
+    only_plain, only_rich = (words - rich_words).total(), (rich_words - words).total()
+    if only_rich <= _SMALL_SHARE * rich_words.total():
+        shown, lost = plain, only_rich
+    elif only_plain <= _LARGE_SHARE * words.total():
+        shown, lost = rich, only_plain
+    else:
+        return [rich, plain]
+    if lost:
+        shown.left_out.append(f"{number(lost, 'word')} that only another form of the text has")
+    return [shown]
 
 
 def _parts(part: Message) -> list[Message]:

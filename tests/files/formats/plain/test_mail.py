@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import quopri
 import time
 from email.message import EmailMessage
 
@@ -55,7 +56,7 @@ def test_headers_are_text_and_metadata(tmp_path):
 
 @pytest.mark.parametrize(
     ("plain", "html", "body"),
-    [("plain", "<p>html</p>", "plain"), (None, "<p>html</p>", "html"), (" \n", "<p>html</p>", "html")],
+    [("words", "<p>words</p>", "words"), (None, "<p>html</p>", "html"), (" \n", "<p>html</p>", "html")],
 )
 def test_html_is_read_where_there_is_no_plain_text(tmp_path, plain, html, body):
     assert page_of(tmp_path, mail(plain=plain, html=html)).text.split("\n\n")[1:] == [body]
@@ -200,8 +201,9 @@ def test_a_mark_before_the_headers(tmp_path):
         HEAD + "To: " + ", ".join(f"Name {i} <a{i}@example.com>" for i in range(20_000)) + "\n\nwords",
         HEAD + "Content-Type: text/plain; charset=punycode\n\nwords-" + "a" * 200_000 + "\xe4",
         HEAD + parts("mixed", *[PLAIN] * 20_000),
+        HEAD + parts("alternative", f"{PLAIN}{'words' * 200_000}", HTML),
     ],
-    ids=["receivers", "punycode", "parts"],
+    ids=["receivers", "punycode", "parts", "one long word"],
 )
 def test_a_large_mail_takes_no_time(tmp_path, data):
     begin = time.perf_counter()
@@ -259,6 +261,14 @@ def test_base64_with_odd_lines(tmp_path, encoding, body):
     assert body_of(tmp_path, head + body) == ("The plan.", ())
 
 
+@pytest.mark.timeout(20)
+def test_a_long_word_that_is_not_base64_takes_no_time(tmp_path):
+    """It took twice as long for each letter."""
+    body = f"VGhlIHBsYW4u\nsubscription/{'preferences/' * 20}page.html\n"
+    head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    assert body_of(tmp_path, head + body)[0].startswith("The plan.")
+
+
 def test_one_stray_sign_in_base64_costs_no_text(tmp_path):
     text = base64.b64encode(b"The keys of the boat hang behind the barometer.").decode()
     head = f"{HEAD}Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
@@ -276,3 +286,155 @@ def test_what_follows_the_last_part_is_counted(tmp_path):
 def test_a_report_of_abuse_is_read(tmp_path):
     report = "Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nUser-Agent: Mailer"
     assert "Feedback-Type: abuse" in body_of(tmp_path, HEAD + parts("report", PLAIN, report))[0]
+
+
+INNER = (
+    "From: b@example.com\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?=\nContent-Type: text/plain; charset=utf-8\n\n"
+    "Die Schlüssel.\n"
+)
+
+
+def encoded(kind, encoding, data):
+    """Return a part of this kind in a transfer encoding."""
+    data = data.encode()
+    body = base64.encodebytes(data) if encoding == "base64" else quopri.encodestring(data)
+    return f"Content-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n{body.decode()}"
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_forwarded_mail_that_is_encoded_is_read(tmp_path, encoding):
+    read = "Subject: Grüße\nFrom: b@example.com\n\nDie Schlüssel."
+    one = encoded("message/rfc822", encoding, INNER)
+    assert body_of(tmp_path, HEAD + one) == (read, ())
+    assert body_of(tmp_path, HEAD + parts("mixed", PLAIN, one, PLAIN)) == (f"The plan.\n\n{read}\n\nThe plan.", ())
+    two = encoded("message/rfc822", encoding, f"Subject: Between\n{parts('mixed', PLAIN, one)}")
+    body, left_out = body_of(tmp_path, HEAD + parts("mixed", two))
+    assert (body, left_out) == (f"Subject: Between\n\nThe plan.\n\n{read}", ())
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_forwarded_mail_that_only_says_that_it_is_encoded_is_read(tmp_path, encoding):
+    part = f"Content-Type: message/rfc822\nContent-Transfer-Encoding: {encoding}\n\n{INNER}"
+    assert body_of(tmp_path, HEAD + parts("mixed", part))[0] == "Subject: Grüße\nFrom: b@example.com\n\nDie Schlüssel."
+
+
+def test_mails_in_mails_are_decoded_to_a_bound(tmp_path):
+    part = PLAIN
+    for _ in range(25):
+        part = encoded("message/rfc822", "quoted-printable", f"Subject: Between\n{parts('mixed', PLAIN, part)}")
+    body, left_out = body_of(tmp_path, HEAD + part)
+    assert body.count("The plan.") == 20
+    assert left_out == ("what is encoded more than 20 times, a mail in a mail",)
+
+
+STUB = "This message contains HTML. Your mail program does not show it: https://example.com/n/1"
+TABLE = "<table><tr><td>Herring</td><td>4711</td></tr><tr><td>Kestrel</td><td>99</td></tr></table>"
+LONG = " ".join(f"word{i}" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("plain", "html", "body", "left_out"),
+    [
+        (STUB, TABLE, f"Herring | 4711\nKestrel | 99\n\n{STUB}", ()),
+        ("The plan is secret.", "<p>The plan</p>", "The plan is secret.", ()),
+        (LONG, f"<p>{LONG} Unsubscribe</p>", LONG, ("1 word that only another form of the text has",)),
+        (
+            f"{LONG} reader",
+            f"<p>{LONG} a b c d</p>",
+            f"{LONG} a b c d",
+            ("1 word that only another form of the text has",),
+        ),
+        ("THE PLAN\nsee <https://example.com/plan>", "<b>The</b> plan <a href=x>see</a>", "THE PLAN\nsee", ()),
+        ("会議は明日の\n午後三時に変更", "<p>会議は明日の午後三時に変更</p>", "会議は明日の\n午後三時に変更", ()),
+    ],
+)
+def test_html_is_read_where_the_plain_text_lacks_its_words(tmp_path, plain, html, body, left_out):
+    page = page_of(tmp_path, mail(plain=plain, html=html))
+    assert page.text.split("\n\n", 1)[1].replace(" <https://example.com/plan>", "") == body
+    assert page.left_out == left_out
+
+
+def test_forms_in_forms_are_read_to_any_depth(tmp_path):
+    begin = time.perf_counter()
+    made = f"{PLAIN} {LONG * 300}"
+    for i in range(40):
+        made = parts("alternative", PLAIN.replace("plan", f"form {i}"), made)
+    body, _ = body_of(tmp_path, HEAD + made)
+    assert LONG in body
+    assert time.perf_counter() - begin < 10
+
+
+FIELDS = "Reporting-MTA: dns; mx.example.com\n\nFinal-Recipient: rfc822; a@example.com\nAction: failed"
+
+
+def test_a_report_that_is_free_text_is_read(tmp_path):
+    text = "This message was undeliverable:\n\n<a@example.com> takes no mail.\n\nPlease reply\nto us."
+    report = "Content-Type: message/delivery-status\n\n"
+    assert body_of(tmp_path, HEAD + parts("report", report + text, report + FIELDS)) == (f"{text}\n\n{FIELDS}", ())
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_report_that_is_encoded_is_read(tmp_path, encoding):
+    report = encoded("message/delivery-status", encoding, FIELDS)
+    assert body_of(tmp_path, HEAD + parts("report", PLAIN, report)) == (f"The plan.\n\n{FIELDS}", ())
+
+
+def test_a_receipt_is_read(tmp_path):
+    receipt = "Content-Type: message/disposition-notification\n\nDisposition: manual-action; displayed"
+    assert body_of(tmp_path, HEAD + parts("report", PLAIN, receipt))[0].endswith(
+        "Disposition: manual-action; displayed"
+    )
+
+
+def test_parts_with_the_same_edge_are_read(tmp_path):
+    outer = "Content-Type: multipart/mixed; boundary=B\n\n--B\nContent-Type: multipart/alternative; boundary=B\n\n"
+    inner = f"--B\n{PLAIN}\n--B\n{HTML}\n--B--\n"
+    page = page_of(tmp_path, f"{HEAD}{outer}{inner}\n--B\n{PDF}\n--B--\n".encode())
+    assert page.text.split("\n\n", 1)[1] == "The plan."
+    assert page.left_out == ("1 attachment not read: report.pdf",)
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=other"])
+@pytest.mark.parametrize("before", ["", "This is a message of several parts.\n\n"])
+def test_parts_without_their_edge_are_read(tmp_path, boundary, before):
+    made = parts("mixed", PLAIN, encoded("text/plain", "base64", "The end."), PDF)
+    head, body = made.split("\n\n", 1)
+    page = page_of(tmp_path, f"{HEAD}{head.partition(';')[0]}{boundary}\n\n{before}{body}".encode())
+    assert page.text.split("\n\n", 1)[1] == "The plan.\n\nThe end."
+    assert page.left_out == ("1 attachment not read: report.pdf",)
+
+
+def test_a_mail_that_only_says_that_it_has_parts_is_read(tmp_path):
+    head = f"{HEAD}Content-Type: multipart/mixed; boundary=B\n\n"
+    assert body_of(tmp_path, f"{head}Just words.\n") == ("Just words.", ())
+    assert body_of(tmp_path, head) == ("", ())
+
+
+def test_lines_that_a_program_broke_are_joined(tmp_path):
+    lines = "A long inter \nnational  \nline.\nNext.\n> a quot \n> ed one \n>> other\n-- \nAnn \n\n end"
+    head = f"{HEAD}Content-Type: text/plain; charset=utf-8; format=flowed; delsp=yes\n\n"
+    body, _ = body_of(tmp_path, head + lines)
+    assert body == "A long international line.\nNext.\n> a quoted one\n>> other\n-- \nAnn\nend"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("text/rtf", r"{\rtf1\ansi\ansicpg1252 The \b plan\b0 : Gr\'fc\'dfe \{1\}.}"),
+        ("text/richtext", r"{\rtf1 The plan: Gr\u252 ?\u223 ?e \{1\}.}"),
+        ("text/enriched", "<color><param>red</param><bold>The</bold></color>\nplan: Grüße {1}."),
+        ("text/richtext", "<bold>The</bold>\nplan: Grüße {1}."),
+    ],
+)
+def test_rich_texts_are_read_without_their_markup(tmp_path, kind, text):
+    part = f"Content-Type: {kind}; charset=utf-8\n\n{text}"
+    assert body_of(tmp_path, HEAD + parts("mixed", part)) == ("The plan: Grüße {1}.", ())
+    only = parts("alternative", "Content-Type: text/calendar\n\nBEGIN:VCALENDAR", part)
+    assert body_of(tmp_path, HEAD + only)[0] == "The plan: Grüße {1}."
+    same = parts("alternative", PLAIN.replace(".", ": Grüße {1}."), part)
+    assert body_of(tmp_path, HEAD + same) == ("The plan: Grüße {1}.", ())
+
+
+def test_signs_and_lines_of_enriched_text(tmp_path):
+    part = "Content-Type: text/enriched\n\na <<b> <italic>c</italic>\n\nd\n\n\ne"
+    assert body_of(tmp_path, HEAD + part)[0] == "a <b> c\nd\n\ne"
