@@ -99,6 +99,23 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
     return Page(f"{lines}\n\n{body.strip()}", metadata=metadata, left_out=tuple(left_out))
 
 
+def text_of_web_archive(data: bytes, path: Path) -> Page:
+    """Return the text of a web archive (.mht), which is a page in the form of a mail, in a part of a file.
+
+    Args:
+        data: the archive.
+        path: the file, for the errors.
+
+    Raises:
+        MissingExtra: selectolax is not installed.
+    """
+    body = _Body(path)
+    body.read(parse(data), is_all=True)
+    if body.attachments:
+        body.left_out.append(f"{number(len(body.attachments), 'attachment')} not read")
+    return Page("\n\n".join(body.texts).strip(), left_out=tuple(body.left_out))
+
+
 class _Body:
     """The texts of a mail, the names of its attachments, and what cannot be read. ``seen`` counts the parts."""
 
