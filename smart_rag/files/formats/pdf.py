@@ -28,7 +28,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra
 from smart_rag.files.formats.images import fit
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf_fonts import NamedGlyphs
-from smart_rag.files.formats.pdf_text import Layer, joined, notes_of, picture_share, read_layer, string_of
+from smart_rag.files.formats.pdf_text import Layer, joined, notes_of, read_layer, string_of
 from smart_rag.files.formats.readable import check_readable
 from smart_rag.paths import absolute
 from smart_rag.types import Box, PdfPage, Span
@@ -47,14 +47,12 @@ _NEARBY_PAGES = 2
 # What a page lacks, for the report.
 WHOLE_PAGE = "its CropBox lies outside of its MediaBox, so all of it is shown"
 NO_TEXT = "no text in it (a scan needs ocr, or a model that reads page images)"
-SCAN = "a picture covers it, and the text in the picture is not read (it needs ocr, or a model that reads page images)"
+SCAN = "pictures cover it, and the text in them is not read (it needs ocr, or a model that reads page images)"
 NO_LETTERS = "no usable text in it (its fonts do not say which letters they show)"
 SOME_LETTERS = "some of its text is not usable (a font does not say which letters it shows)"
 XFA = "an XFA form, which only Adobe's programs show"
 # Of embedded files, so many are named. The others are counted.
 _MOST_NAMES = 20
-# A page with so little text under such a picture is a scan with a stamp, a page number or a filled field.
-_SHORT, _MOST_OF_PAGE = 200, 0.6
 # A page with fewer characters of unknown fonts, such as bullets and arrows, lacks nothing that a search would find.
 _FEWEST_UNKNOWN = 20
 
@@ -150,9 +148,8 @@ class Pdf:
                 phrases.append(NO_LETTERS if layer.unknown else NO_TEXT)
         elif layer.unknown >= _FEWEST_UNKNOWN:
             phrases.append(SOME_LETTERS)
-        elif len(layer.text.strip()) < _SHORT:
-            with self._page(number) as page:
-                phrases += [SCAN] if picture_share(page) > _MOST_OF_PAGE else []
+        elif layer.is_scan:
+            phrases.append(SCAN)
         return (*phrases, WHOLE_PAGE) if number in self._whole else tuple(phrases)
 
     def is_xfa(self) -> bool:

@@ -66,6 +66,8 @@ _LAST = _set_of(
     "quality related scale sensitive shaped specific"
 )
 _PREFIXES = ("inter", "under", "over")
+# A page with so little text on pictures that cover so much of it is a scan with a stamp or a page number.
+_SHORT, _MOST_OF_PAGE = 400, 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,13 @@ class Layer:
         text: the text. In the layer of `read_layer`, it has `HYPHEN` where a word is broken.
         places: for each character of ``text``, its index in the list.
         unknown: number of characters that were left out, because the font does not say which letters they are.
+        is_scan: whether the page is a picture, and the text in it is not read; see `is_scan`.
     """
 
     text: str
     places: Sequence[int]
     unknown: int = 0
+    is_scan: bool = False
 
     def rectangles(self, text_page: Any, span: Span) -> Iterator[tuple[float, float, float, float]]:
         """Yield the rectangle of each line of a part of the text: (left, bottom, right, top) in points."""
@@ -116,7 +120,8 @@ def read_layer(page: Any, glyphs: NamedGlyphs) -> Layer:
         if characters[i] == "\r":
             characters[i] = "" if characters[i + 1 : i + 2] == ["\n"] else "\n"
     places = [i for i in shown for _ in characters[i]]
-    return Layer("".join(characters[i] for i in shown), places, unknown)
+    text = "".join(characters[i] for i in shown)
+    return Layer(text, places, unknown, is_scan(page, text))
 
 
 def joined(layer: Layer, words: Callable[[], Counter[str]]) -> Layer:
@@ -145,19 +150,40 @@ def joined(layer: Layer, words: Callable[[], Counter[str]]) -> Layer:
         else:
             characters[i] = ""
     places = [place for place, part in zip(layer.places, characters, strict=True) for _ in part]
-    return Layer("".join(characters), places, layer.unknown)
+    return Layer("".join(characters), places, layer.unknown, layer.is_scan)
 
 
-def picture_share(page: Any) -> float:
-    """Return the share of ``page`` that its largest picture covers, from 0 to 1."""
+def is_scan(page: Any, text: str) -> bool:
+    """Return whether pictures cover most of ``page``, and ``text``, which is on it, does not say what they show.
+
+    Such a text is a stamp, a page number or a filled field. Or it is what pdfium finds in a layer of recognised text
+    whose font it does not know. Recognised text that pdfium finds is invisible, and may be short.
+    """
+    from pypdfium2 import raw
+
+    if _picture_share(page) <= _MOST_OF_PAGE:
+        return False
+    objects = list(page.get_objects(filter=[raw.FPDF_PAGEOBJ_TEXT], max_depth=_DEEPEST_PICTURE))
+    modes = {raw.FPDFTextObj_GetTextRenderMode(one) for one in objects}
+    if len(text.strip()) < _SHORT and modes != {raw.FPDF_TEXTRENDERMODE_INVISIBLE}:
+        return True
+    text_page = page.get_textpage()
+    found = (raw.FPDFText_GetTextObject(text_page, i) for i in range(raw.FPDFText_CountChars(text_page)))
+    known = {ctypes.addressof(one.contents) for one in found if one}
+    unknown = sum(ctypes.addressof(one.raw.contents) not in known for one in objects)
+    return 2 * unknown > len(objects)
+
+
+def _picture_share(page: Any) -> float:
+    """Return the share of ``page`` that its pictures cover, from 0 to 1. Scanners cut a page into strips."""
     from pypdfium2 import raw
 
     left, bottom, right, top = page.get_bbox()
-    largest = 0.0
+    covered = 0.0
     for picture in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=_DEEPEST_PICTURE):
         a, b, c, d = picture.get_bounds()
-        largest = max(largest, max(0.0, min(c, right) - max(a, left)) * max(0.0, min(d, top) - max(b, bottom)))
-    return float(largest / ((right - left) * (top - bottom)))
+        covered += max(0.0, min(c, right) - max(a, left)) * max(0.0, min(d, top) - max(b, bottom))
+    return min(1.0, float(covered / ((right - left) * (top - bottom))))
 
 
 def notes_of(page: Any) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from smart_rag import IndexConfig
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, SOME_LETTERS, XFA, Pdf, read_pdf
+from smart_rag.files.formats.pdf import SCAN as COVERED
 from smart_rag.files.formats.pdf_fonts import _glyph_names
 from smart_rag.files.formats.pdf_text import HYPHEN, Layer, joined
 from smart_rag.files.reader import Reader, survey
@@ -269,6 +270,37 @@ def test_pages_without_text_are_counted(tmp_path):
     assert found.left_out == [f"4 of 6 pages (1, 3-4, 6): {NO_TEXT}"]
     assert read(path, "text", "image").left_out == []  # the model sees them
     assert len(read(path, "text", "image").documents) == 6
+
+
+def picture(left, bottom, width, height):
+    return b"q %d 0 0 %d %d %d cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x00 EI Q " % (width, height, left, bottom)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_scan"),
+    [
+        (b"".join(picture(0, 5 * i, 200, 5) for i in range(20)) + lines("Case 12"), True),  # strips of a scanner
+        (picture(0, 0, 95, 100) + picture(105, 0, 95, 100) + lines("Page 3"), True),  # two pages on one sheet
+        (picture(0, 0, 200, 100) + lines("A photograph of the boat house", "seen from the pier"), True),
+        (picture(0, 0, 200, 50) + lines("Figure 1"), False),
+        (picture(0, 0, 200, 100) + lines("Case 12").replace(b"BT", b"BT 3 Tr"), False),  # recognised
+        (lines("No picture"), False),
+    ],
+)
+def test_a_little_text_on_pictures_of_the_page_is_said(tmp_path, content, is_scan):
+    path = write(tmp_path / "a.pdf", pages_of(content))
+    assert [phrase == COVERED for (page,) in [list(read_pdf(path))] for phrase in page.left_out] == [True] * is_scan
+
+
+def test_recognised_text_that_is_not_found_is_said(tmp_path):
+    """As a Chinese layer of a scan whose font is not in the file. Most of its texts have no character at all."""
+    found = b"".join(b"BT 3 Tr /F 4 Tf 10 %d Td (line %d that is found) Tj ET " % (90 - 4 * i, i) for i in range(20))
+    lost = b"".join(b"BT 3 Tr /F 4 Tf 120 %d Td (\\000) Tj ET " % (99 - 3 * i) for i in range(30))
+    (page,) = read_pdf(write(tmp_path / "a.pdf", pages_of(picture(0, 0, 200, 100) + found + lost)))
+    assert "found" in page.text
+    assert page.left_out == (COVERED,)
+    (page,) = read_pdf(write(tmp_path / "b.pdf", pages_of(picture(0, 0, 200, 100) + found)))
+    assert page.left_out == ()
 
 
 def test_a_scan_is_refused_with_what_to_do(tmp_path):

@@ -153,7 +153,7 @@ def test_a_scan_with_a_stamp_is_recognised_and_named_without(tmp_path):
     found = reader.read(tmp_path / "a.pdf")
     assert [document.text for document in found.documents] == ["Case 12 filed in May", "A page without a scan"]
     (left_out,) = found.left_out
-    assert left_out.startswith("page 1: a picture covers it, and the text in the picture is not read")
+    assert left_out.startswith("page 1: pictures cover it, and the text in them is not read")
     found = reader.read(tmp_path / "a.pdf", ocr=True)
     assert "The valve is closed." in found.documents[0].text
     assert found.left_out == []
