@@ -12,6 +12,7 @@ from rich.table import Table
 from smart_rag.cli.console import err, note, out
 from smart_rag.cli.display import short_path
 from smart_rag.files.finder import is_expected
+from smart_rag.files.formats.known import suffix_of
 from smart_rag.paths import shown
 from smart_rag.reports import AddReport, ReadFile
 from smart_rag.wording import number
@@ -44,7 +45,7 @@ def print_report(report: AddReport) -> None:
     """Print the counts of ``report`` to standard output, and what was left out to standard error."""
     counts = ", ".join(f"{getattr(report, name):,} {name}" for name in _COUNTS if getattr(report, name))
     out.print(f"passages: {counts or 'none'}")
-    if len({file.path.suffix.lower() for file in report.read}) > 1:
+    if len({suffix_of(file.path) for file in report.read}) > 1:
         err.print(_type_table(report.read))
     losses = [(file.path, "; ".join(file.left_out)) for file in report.read if file.left_out]
     _print_files("lacks something in the index", "lack something in the index", losses)
@@ -84,7 +85,7 @@ def _by_type(files: Iterable[ReadFile]) -> dict[str, dict[str, int]]:
     """Return, for each suffix, the number of files, passages and characters, and of files that lack something."""
     found: dict[str, Counter[str]] = {}
     for file in files:
-        counts = found.setdefault(file.path.suffix.lower(), Counter(files=0, passages=0, characters=0, with_losses=0))
+        counts = found.setdefault(suffix_of(file.path), Counter(files=0, passages=0, characters=0, with_losses=0))
         counts.update(files=1, passages=file.passages, characters=file.characters, with_losses=bool(file.left_out))
     return {suffix: dict(counts) for suffix, counts in sorted(found.items())}
 

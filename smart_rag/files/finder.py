@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from smart_rag.errors import InvalidInput
-from smart_rag.files.formats.known import format_of
+from smart_rag.files.formats.known import format_of, suffix_of
 from smart_rag.files.ignored import Ignored, folders_of_repository
 from smart_rag.files.reader import suffixes
 from smart_rag.paths import absolute, shown
@@ -309,7 +309,7 @@ class _Search:
         elif suffix in self._known_to_others - self._known:
             return f"{OTHER_MODALITY} {'videos' if suffix in suffixes(('video',)) else 'images'}", suffix
         elif suffix not in self._known and format_of(path) is None:
-            return UNKNOWN_TYPE, suffix or "without a suffix"
+            return UNKNOWN_TYPE, suffix_of(path) or "without a suffix"
         if self._max_bytes is not None and state.st_size > self._max_bytes:
             return TOO_LARGE, size_text(state.st_size)
         return "", ""

@@ -16,7 +16,7 @@ from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRag
 from smart_rag.files.chunking.chunks import Chunker
 from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats import images, video
-from smart_rag.files.formats.known import FORMATS, format_of, is_pdf
+from smart_rag.files.formats.known import FORMATS, format_of, is_pdf, suffix_of
 from smart_rag.files.formats.page import Page, is_visible, without_controls
 from smart_rag.files.formats.pdf import NO_LETTERS, NO_TEXT, SCAN, WHOLE_PAGE, Pdf
 from smart_rag.files.formats.pictures import svg, svg_drawing
@@ -69,7 +69,7 @@ def read(path: Path, pages_without_text: bool = False) -> Iterator[Page]:
         MissingExtra: the package that reads its format is not installed.
     """
     if path.suffix and format_of(path) is None:
-        raise DocumentError(path, f"{path.suffix} is not a known format; {_KINDS}")
+        raise DocumentError(path, f"{suffix_of(path)} is not a known format; {_KINDS}")
     check_readable(path)
     empty = True
     left_out: list[str] = []

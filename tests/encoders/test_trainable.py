@@ -75,14 +75,29 @@ def test_prompts_are_saved_with_the_model(models, tmp_path):
         (tiny_vision.clip, None, "has a tower for texts and one for images.* SentenceTransformerTrainer"),
         (tiny_jina.jina_v4, None, "cannot be trained here: .* its projector; train it with the code"),
         (tiny_vision.qwen2_vl, "gme-qwen2-vl", "positions that are counted .* train an adapter instead"),
-        (tiny_vision.qwen3_vl, "lamra-ret", "pooled from the token before '<emb>'.* train an adapter instead"),
     ],
 )
 def test_models_that_cannot_be_trained_say_what_to_do(build, profile, message, tmp_path):
-    options = {"emb": True} if profile == "lamra-ret" else {}
-    encoder = SmartEncoder(build(tmp_path, **options), device="cpu", profile=profile)
+    encoder = SmartEncoder(build(tmp_path), device="cpu", profile=profile)
     with pytest.raises(EncoderError, match=message):
         encoder.trainable.make_portable()
+
+
+@pytest.mark.parametrize(
+    ("build", "profile"), [(tiny_vision.qwen3_vl, "lamra-ret"), (tiny_vision.qwen2_vl, "lamra-ret-qwen2")]
+)
+def test_lamra_is_saved_so_that_its_family_is_recognised(build, profile, tmp_path):
+    """A folder of sentence-transformers cannot say that the token before <emb> is pooled."""
+    options = {"emb": True} if profile == "lamra-ret" else {}
+    encoder = SmartEncoder(build(tmp_path / "base", **options), device="cpu", profile=profile)
+    encoder.trainable.make_portable()
+    encoder.trainable.save(tmp_path / "saved")
+    again = SmartEncoder(tmp_path / "saved", device="cpu")
+    assert again.describe()["profile"] == profile
+    for task in TASKS:
+        expected, found = encode(encoder, TEXTS, task), encode(again, TEXTS, task)
+        np.testing.assert_allclose(found.pooled, expected.pooled, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.tokens.embeddings, expected.tokens.embeddings, rtol=0, atol=1e-5)
 
 
 def test_training_leaves_encoding_without_gradients(models):

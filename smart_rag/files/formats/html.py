@@ -76,7 +76,7 @@ def page_of_markup(markup: str, path: Path) -> Page:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
         raise MissingExtra("selectolax", "html", f"reading {path.name}") from error
-    if path.suffix.lower() in (".xhtml", ".epub") or _IS_XHTML.match(markup):
+    if path.suffix.lower() in (".xhtml", ".xht", ".epub") or _IS_XHTML.match(markup):
         markup = _ENDED.sub(_as_html, _replaced(markup, _CDATA, _escaped, "]]>"))
     markup, without_scripts = _as_shown(markup)
     visible = Visible(LexborHTMLParser(_shallow(markup)))

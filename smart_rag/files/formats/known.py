@@ -27,6 +27,7 @@ from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
 from smart_rag.files.formats.pictures.svg import read_svg
 from smart_rag.files.formats.plain.mail import read_mail
+from smart_rag.files.formats.plain.mailbox import read_emlx, read_mbox
 from smart_rag.files.formats.plain.notebook import read_notebook
 from smart_rag.files.formats.plain.outlook import read_msg
 from smart_rag.files.formats.plain.records import read_json, read_jsonl
@@ -38,7 +39,7 @@ Format = Callable[[Path], Iterator[Page]]
 # Texts, marked up or not, that are read as they are.
 _TEXTS = """
     .txt .md .text .markdown .mdx .rst .tex .bib .org .adoc .asciidoc .textile .log .diff .patch .srt .vtt .po
-    .xml .yaml .yml .toml .ini .cfg .conf .properties
+    .ics .vcf .xml .yaml .yml .toml .ini .cfg .conf .properties
 """
 _SOURCE_CODE = """
     .py .pyi .js .mjs .cjs .jsx .ts .tsx .vue .svelte .css .scss .less .java .kt .kts .scala .groovy .gradle .clj .c .h
@@ -52,6 +53,8 @@ FORMATS: dict[str, Format] = {
     ".html": read_html,
     ".htm": read_html,
     ".xhtml": read_html,
+    ".xht": read_html,
+    ".shtml": read_html,
     ".pdf": read_pdf,
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), read_docx),
     **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm"), read_pptx),
@@ -65,7 +68,9 @@ FORMATS: dict[str, Format] = {
     ".msg": read_msg,
     ".rtf": read_rtf,
     ".epub": read_epub,
-    ".eml": read_mail,
+    **dict.fromkeys((".eml", ".mht", ".mhtml"), read_mail),
+    ".emlx": read_emlx,
+    ".mbox": read_mbox,
     ".svg": read_svg,
     ".svgz": read_svg,
     ".csv": read_table,
@@ -105,13 +110,23 @@ _OF_TEXT: dict[Format, Format] = {
 }
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_TEXT_FORMATS = (read_text, read_html, read_mail, read_json, read_jsonl, read_notebook, read_table)
+_TEXT_FORMATS = (
+    *(read_text, read_html, read_mail, read_emlx, read_mbox, read_json, read_jsonl, read_notebook, read_table),
+)
 # The repetitions give nothing back, because to try all ways of many comments would take for ever.
 _COMMENTS = r"(?:\s++|<!--(?:(?!-->).)*+-->|<\?[^>]*+>)*+"
 _HTML = re.compile(
     rf"{_COMMENTS}<(?:!doctype\s+html|html|head|body|title|meta|style|script|table|div|center|font|h[1-6]|p|br|b)\b",
     re.DOTALL | re.IGNORECASE,
 )
+# A whole page begins so. Browsers save pages under the suffixes of the programs that made them.
+_PAGE = re.compile(rf"{_COMMENTS}<(?:!doctype\s+html|html)\b", re.DOTALL | re.IGNORECASE)
+_OF_PAGES = (".mht", ".mhtml", ".php", ".php5", ".phtml")
+# Programs and templates have code among the markup, and older copies of a page are no pages.
+_CODE = re.compile(rb"<\?(?:php\b|=|\s)|<%", re.IGNORECASE)
+_CODE_BYTES = 1 << 20
+_COPIES = (".bak", ".old", ".orig", ".tmp")
+_QUERY = re.compile(r"(\.[a-z][a-z0-9]{0,7})\?\S+\Z")
 _SHEETS = re.compile(
     rf"{_COMMENTS}<(?:\w+:)?Workbook\b[^>]*?urn:schemas-microsoft-com:office:spreadsheet", re.DOTALL | re.IGNORECASE
 )
@@ -126,12 +141,14 @@ def format_of(path: Path) -> Format | None:
        streams it has, and a text that begins as sheets in XML is such sheets.
     3. If the suffix is missing or not one of texts, a text that begins as HTML or as a web archive is one. Any other
        text, but no XML, is a text, a table or a mail, if programs for this suffix read these, too.
-    4. Everything else is what its suffix says. A file without a suffix, such as README or LICENSE, is known if it
+    4. A text that begins as a whole page of HTML and has no code in it is one, if its suffix is unknown or one of
+       programs that make pages, such as .php.
+    5. Everything else is what its suffix says. A file without a suffix, such as README or LICENSE, is known if it
        begins with text.
 
     Only the first bytes of the file are read here.
     """
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     stated = FORMATS.get(suffix)
     start = _start(path)
     if start.startswith(b"%PDF-") or (stated is read_pdf and b"%PDF-" in start[:1024]):
@@ -140,8 +157,10 @@ def format_of(path: Path) -> Format | None:
         return read_rtf
     if start.startswith(_POINTER):
         return _read_pointer
-    if stated is None and suffix:
-        return None
+    if (suffix and stated is None) or suffix in _OF_PAGES:
+        is_page = suffix not in _COPIES and not suffix.endswith("~") and _is_page(path, start)
+        if is_page or stated is None:
+            return read_html if is_page else None
     if start.startswith(b"PK\3\4") and (stated or start[30:].startswith(_FIRST_PARTS)):
         return _read_zip
     if start.startswith(_OLE):
@@ -164,6 +183,17 @@ def _format_of_text(start: str, stated: Format | None) -> Format:
     if stated is None:
         return read_text
     return stated if start.lstrip().startswith("<") else _OF_TEXT.get(stated, stated)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file in lower case, without the query that a saved web page may have in its name.
+
+    >>> suffix_of(Path("index.HTML?x=1&y=2.3"))
+    '.html'
+    """
+    suffix = path.suffix.lower()
+    found = None if suffix in FORMATS else _QUERY.search(path.name.lower())
+    return found[1] if found else suffix
 
 
 def is_pdf(path: Path) -> bool:
@@ -232,6 +262,14 @@ def _start(path: Path) -> bytes:
             return file.read(_PEEKED_BYTES)
     except (OSError, ValueError):  # ValueError: the path contains a NUL
         return b""
+
+
+def _is_page(path: Path, start: bytes) -> bool:
+    """Return whether a file that begins so is a page of HTML, and no program or template that makes one."""
+    if not _is_text(start) or not _PAGE.match(_decoded(start)):
+        return False
+    with path.open("rb") as file:
+        return _CODE.search(file.read(_CODE_BYTES)) is None
 
 
 def _is_text(start: bytes) -> bool:

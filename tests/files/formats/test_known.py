@@ -76,6 +76,46 @@ def test_damaged_sheets_in_xml_are_named(tmp_path):
     assert pages[-1].left_out == ("its XML is damaged, and what follows the damage may be missing",)
 
 
+_PAGE = "<!DOCTYPE html>\n<html><body><p>Boats come.</p></body></html>"
+_NAMES = (
+    "a.xht",
+    "a.shtml",
+    "a.php",
+    "a.aspx",
+    "a.jsp",
+    "a.do",
+    "page.html?x=1",
+    "i.php?a=b&c=d.e",
+    "Main_Page",
+    "x.org.1",
+)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_saved_page_is_read_as_html_whatever_its_suffix(tmp_path, name):
+    path = write(tmp_path / name, f"<!-- saved from x -->\n{_PAGE}")
+    assert find([tmp_path]).files == [path]
+    assert text_of(path) == "Boats come."
+
+
+def test_programs_templates_and_copies_are_no_pages(tmp_path):
+    template = _PAGE.replace("come", "<?php echo $when; ?>")
+    assert text_of(write(tmp_path / "a.php", template)) == template
+    write(tmp_path / "a.jsp", _PAGE.replace("come", "<%= when %>"))
+    for name in ("a.html.bak", "a.html~", "a.html.orig"):
+        write(tmp_path / name, _PAGE)
+    write(tmp_path / "a.bin?x=1", b"\0\1")
+    write(tmp_path / "b.bin?x=2&y=3.4", b"\0\1")
+    found = find([tmp_path])
+    assert found.files == [tmp_path / "a.php"]
+    assert sorted(one.detail for one in found.skipped) == [".bak", ".bin", ".bin", ".html~", ".jsp", ".orig"]
+
+
+@pytest.mark.parametrize("name", ["Version 2.0 ready?.txt", "what?.txt", "a.b?c.txt"])
+def test_a_question_mark_in_a_name_changes_nothing(tmp_path, name):
+    assert text_of(write(tmp_path / name, "<p>words</p>")) == "<p>words</p>"
+
+
 def test_each_document_is_known_by_its_parts(tmp_path):
     """Every kind of document is read under the suffix of every other kind, and without one."""
     pptx(tmp_path / "slides", shape("a slide"))

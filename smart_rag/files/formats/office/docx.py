@@ -16,6 +16,7 @@ from smart_rag.files.formats.office.missing import embedded_files, missing_words
 from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.office.walk import blocks, lost_symbols, raw_text
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.mail import text_of_web_archive
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def _read_html(archive: Archive, name: str) -> Page:
     return text_of_html(archive.read(name), archive.path)
 
 
+def _read_web_archive(archive: Archive, name: str) -> Page:
+    return text_of_web_archive(archive.read(name), archive.path)
+
+
 def _read_rtf(archive: Archive, name: str) -> Page:
     return page_of_rtf(archive.read(name))
 
@@ -160,6 +165,7 @@ def _read_docx(archive: Archive, name: str) -> Page:
 _CHUNKS: dict[str, Callable[[Archive, str], Page]] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), _read_html),
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), _read_docx),
+    **dict.fromkeys((".mht", ".mhtml"), _read_web_archive),
     ".rtf": _read_rtf,
     ".txt": _read_text,
 }

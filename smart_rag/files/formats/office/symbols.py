@@ -7,6 +7,7 @@ letters as characters from U+F000 on.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from smart_rag.files.formats.office.archive import inner, local, value
@@ -36,6 +37,7 @@ _WINGDINGS = {
 }
 
 
+@lru_cache(maxsize=1024)
 def is_symbols(font: str) -> bool:
     """Return whether a font has signs in the places of letters."""
     return _IS_SYMBOLS.fullmatch(font.strip()) is not None

@@ -30,11 +30,12 @@ _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 _ADDRESSES = ("From", "To", "Cc")
 _QUOTED_NAME = re.compile(r'"([^"\\]*)"\s*(?=<)')
 _COMMA = re.compile(r",\s*")
-_MOST_BYTES = 256_000_000
+MOST_BYTES = 256_000_000
 _REPORTS = (
     *("message/delivery-status", "message/disposition-notification", "message/feedback-report"),
     *("message/global-delivery-status", "message/global-disposition-notification"),
 )
+_UNSEEN = ("text/css", "text/javascript")  # parts of web archives
 _MAILS = ("message/rfc822", "message/global", "message/news")
 _ENRICHED = ("text/enriched", "text/richtext")
 _RICH = ("text/rtf", "text/richtext")
@@ -68,9 +69,14 @@ def read_mail(path: Path) -> Iterator[Page]:
         MissingExtra: the body is HTML, and selectolax is not installed.
     """
     with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise DocumentError(path, f"more than {_MOST_BYTES // 10**6} MB; expected a mail")
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise DocumentError(path, f"more than {MOST_BYTES // 10**6} MB; expected a mail")
+    yield page_of_mail(data, path)
+
+
+def page_of_mail(data: bytes, path: Path) -> Page:
+    """Return the page of a mail, whose file is ``path``; see `read_mail`."""
     head = data[:_HEAD_BYTES]
     if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
         data = decode(data, path).text.encode()
@@ -83,7 +89,7 @@ def read_mail(path: Path) -> Iterator[Page]:
     beyond = next(body.seen) - _MOST_PARTS
     if beyond > 0:
         body.left_out.append(f"{number(beyond, 'part')} after the first {_MOST_PARTS:,}")
-    yield mail_page(headers, "\n\n".join(body.texts), body.attachments, body.left_out)
+    return mail_page(headers, "\n\n".join(body.texts), body.attachments, body.left_out)
 
 
 def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_out: list[str]) -> Page:
@@ -93,10 +99,27 @@ def mail_page(headers: dict[str, str], body: str, attachments: list[str], left_o
     if "date" in metadata:
         metadata["date"] = _iso(metadata["date"])
     if attachments:
-        named = ", ".join(attachments)
+        named = ", ".join(dict.fromkeys(attachments))
         metadata["attachments"] = named
         left_out = [*left_out, f"{number(len(attachments), 'attachment')} not read: {named}"]
     return Page(f"{lines}\n\n{body.strip()}", metadata=metadata, left_out=tuple(left_out))
+
+
+def text_of_web_archive(data: bytes, path: Path) -> Page:
+    """Return the text of a web archive (.mht), which is a page in the form of a mail, in a part of a file.
+
+    Args:
+        data: the archive.
+        path: the file, for the errors.
+
+    Raises:
+        MissingExtra: selectolax is not installed.
+    """
+    body = _Body(path)
+    body.read(parse(data), is_all=True)
+    if body.attachments:
+        body.left_out.append(f"{number(len(body.attachments), 'attachment')} not read")
+    return Page("\n\n".join(body.texts).strip(), left_out=tuple(body.left_out))
 
 
 class _Body:
@@ -132,7 +155,12 @@ class _Body:
             self._read_best(_parts(part))
         elif part.is_multipart():
             self._read_parts(part)
-        elif kind.startswith("text/") and part.get_content_disposition() != "attachment" and (is_all or not named):
+        elif (
+            kind.startswith("text/")
+            and kind not in _UNSEEN
+            and part.get_content_disposition() != "attachment"
+            and (is_all or not named)
+        ):
             self._read_text(part, kind)
         elif named or part.get_payload(decode=True):
             self.attachments.append(named or f"({kind})")

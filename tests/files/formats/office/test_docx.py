@@ -262,12 +262,15 @@ def with_chunk(tmp_path, name, data):
     return page_of(replaced(path, f"word/{name}", data))
 
 
-@pytest.mark.parametrize("kind", ["html", "txt", "rtf", "docx"])
+@pytest.mark.parametrize("kind", ["html", "mht", "txt", "rtf", "docx"])
 def test_a_part_of_another_format_is_read_where_word_shows_it(tmp_path, kind):
     inner = docx(tmp_path / "inner.docx", p("A caf\u00e9.")).read_bytes()
     data = {
         "html": "<meta charset=utf-8><p>A <b>caf\u00e9</b>.".encode(),
         "txt": "A caf\u00e9.".encode(),
+        "mht": b"MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=x\r\n\r\n--x\r\n"
+        b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+        b"<p>A <b>caf=C3=A9</b>.\r\n--x--\r\n",
         "rtf": rb"{\rtf1\ansi A caf\'e9.}",
         "docx": inner,
     }
@@ -278,7 +281,7 @@ def test_a_part_of_another_format_is_read_where_word_shows_it(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "data", "left_out"),
     [
-        ("c.mht", b"MIME-Version: 1.0", "1 embedded file not read"),
+        ("c.bin", b"MIME-Version: 1.0", "1 embedded file not read"),
         ("c.docx", b"not a zip", "the part 'word/c.docx' cannot be read (no sound document)"),
     ],
 )

@@ -33,7 +33,9 @@ _MOST_LETTERS = 7  # of a column: Excel has at most three
 _MOST_NAMED = 3  # number formats
 _MOST_CODE = 60  # characters of a number format that are named
 _TAGS = ("{*}row", *(f"{{*}}{which}{kind}" for kind in ("Header", "Footer") for which in ("odd", "even", "first")))
-_MARGIN_CODE = re.compile(r'&(?:"[^"]*"|K[0-9A-F+-]{6}|[0-9]+|.)', re.DOTALL)
+_MARGIN_CODE = re.compile(r'&(?:"[^"]*"|[Kk][0-9A-Fa-f+-]{6}|[0-9]+|.)', re.DOTALL)
+_MARGIN_PLACE = re.compile("(?<!&)&[LCR]")  # left, in the centre, right
+_MOST_AROUND_NUMBER = 2  # words, such as "Page 3 of 5"
 _ESCAPED = re.compile("_x([0-9A-F]{4})_")
 _WHOLE = re.compile("-?[0-9]{1,20}")  # other numbers have at most 15 digits that are right
 
@@ -224,8 +226,14 @@ def _shared(element: _Element) -> str:
 
 
 def _margin(code: str) -> str:
-    """Return the text of a header or a footer on paper, without the codes for fonts, numbers and dates."""
-    return " ".join(_MARGIN_CODE.sub(lambda found: "&" if found[0] == "&&" else " ", code).split())
+    """Return the text of a header or a footer on paper, without the codes for fonts, and without numbers of pages."""
+    found = []
+    for place in _MARGIN_PLACE.split(_unescaped(code)):
+        is_number = any(one.upper() in ("&P", "&N") for one in _MARGIN_CODE.findall(place))
+        words = _MARGIN_CODE.sub(lambda one: "&" if one[0] == "&&" else " ", place).split()
+        if any(map(str.isalnum, "".join(words))) and not (is_number and len(words) <= _MOST_AROUND_NUMBER):
+            found.append(" ".join(words))
+    return " ".join(found)
 
 
 def _unescaped(text: str) -> str:
