@@ -25,9 +25,10 @@ def test_the_formats_tested_here_are_all_there_are():
     """The tests of the other formats of text and of code are those of .txt."""
     others = {suffix for suffix, read in FORMATS.items() if read is not read_text}
     assert others == {
-        *(".html", ".htm", ".xhtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
+        *(".html", ".htm", ".xhtml", ".xht", ".shtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
         *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
-        *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".eml", ".rtf"),
+        *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".rtf"),
+        *(".eml", ".emlx", ".mbox", ".mht", ".mhtml"),
         *(".doc", ".dot", ".ppt", ".pps", ".pot", ".xls", ".xlt", ".xlsb", ".msg"),
         *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb", ".svg", ".svgz"),
     }
