@@ -9,6 +9,8 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+# The integrations have tests of their own for what these show.
+SLOW = ("02_swap_into_llama_index", "03_swap_into_langchain")
 
 
 def test_the_notebooks_are_there():
@@ -22,7 +24,11 @@ def test_the_notebooks_are_there():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs_and_gives_what_it_shows(path, tmp_path):
     shown = nbformat.read(path, as_version=4)
     assert path.stat().st_size < 100_000

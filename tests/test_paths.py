@@ -91,7 +91,12 @@ def test_a_model_and_an_adapter_that_are_loaded_later(home, monkeypatch):
     tiny_models.bert(home)
     monkeypatch.chdir(home)
     adapted = train_adapter(
-        SmartEncoder("model"), some_data(40), "adapter", AdapterSettings(epochs=1, batch_size=4), held_out=0.3
+        SmartEncoder("model"),
+        some_data(40),
+        "adapter",
+        AdapterSettings(epochs=1, batch_size=4),
+        held_out=0.3,
+        keep_anyway=True,
     )
     assert adapted.history
     cached = CachedEncoder("model", adapter="adapter", device="cpu")
@@ -130,7 +135,9 @@ def test_training_and_evaluation_in_the_home(home):
     (home / "set" / "qrels.tsv").write_text("q\td\t1\n")
     assert len(load_dataset("~/set").documents) == len(load_training_data("~/set").documents) == 1
     settings = AdapterSettings(epochs=1, batch_size=4)
-    report = train_adapter(SmartEncoder("~/model"), some_data(40), "~/adapter", settings, held_out=0.3)
+    report = train_adapter(
+        SmartEncoder("~/model"), some_data(40), "~/adapter", settings, held_out=0.3, keep_anyway=True
+    )
     assert (home / "adapter" / "adapter.json").is_file()
     report.save_plot("~/plot.png")
     assert (home / "plot.png").is_file()

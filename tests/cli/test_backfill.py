@@ -68,6 +68,7 @@ def stored(tokens):
         store.close()
 
 
+@pytest.mark.slow
 def test_for_langchain(langchain, tmp_path, caplog):
     from langchain_chroma import Chroma
     from langchain_smart_rag import SmartEmbeddings, SmartReranker
@@ -117,6 +118,7 @@ def test_options_are_those_of_the_application(langchain, tmp_path):
     assert stored(tokens) == 6
 
 
+@pytest.mark.slow
 def test_progress(langchain, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("smart_rag.progress._LOG_SECONDS", 0.0)
     code, _, errors = run(*arguments("langchain", langchain, tmp_path / "one"), stream=Terminal)

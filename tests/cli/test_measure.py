@@ -182,6 +182,7 @@ def weights_of_index(folder):
     return config.weights, config.weighting
 
 
+@pytest.mark.slow
 def test_noise_changes_the_index_only_with_force(judged):
     output = good(*arguments(judged, qrels="random.tsv"))
     expected = re.search(r"Gain to expect on other queries, by cross-validation: (\S+) .* p (\S+)\): noise\.", output)

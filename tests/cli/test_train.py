@@ -292,6 +292,7 @@ def test_two_processes(pairs, model, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["adapter", "finetune"])
+@pytest.mark.slow
 def test_options_reach_the_training(command, pairs, model, tmp_path, monkeypatch):
     """Seed, temperature and learning rate change the loss. The model is loaded with the given options."""
     init, given = SmartEncoder.__init__, []

@@ -472,6 +472,7 @@ def test_an_empty_split(tmp_path):
     assert "the table 'corpus' has the columns (none)" in result["failed"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_options_of_the_model_reach_it(tmp_path):
     """The limit of pixels, and the prompts, are in the description of the encoder."""
     folder = texts(tmp_path / "NanoNQ")

@@ -213,6 +213,7 @@ def kill_again_and_again(folder, kills, seed):
     return interrupted
 
 
+@pytest.mark.slow
 def test_a_few_kills(tmp_path):
     assert kill_again_and_again(tmp_path, 3, SEED)
 

@@ -142,6 +142,7 @@ def test_an_explanation_adds_up_to_the_score(boats):
             assert heard["12"] > heard["boat"]
 
 
+@pytest.mark.slow
 def test_relevance_holds_for_it(boats):
     """One in twenty foreign questions has a best hit with the relevance .5 or more, and the right answer has more."""
     hits = boats.search("At which pier is boat number 12 moored?", 10)

@@ -213,6 +213,7 @@ same("boat keys")
 """)
 
 
+@pytest.mark.slow
 def test_an_encoder(run):
     """Torch's threads are not there in the child, which does not wait for them."""
     run(

@@ -70,6 +70,7 @@ def test_scans_are_read_and_the_report_says_what_is_not(index, folder):
     }
 
 
+@pytest.mark.slow
 def test_a_file_that_was_read_without_is_read_again_with_it_and_never_the_other_way_round(index, folder):
     before = index.add_files([folder])
     assert before.added == 1
@@ -89,6 +90,7 @@ def test_a_file_that_was_read_without_is_read_again_with_it_and_never_the_other_
     assert len(documents(index)) == 3
 
 
+@pytest.mark.slow
 def test_a_moved_scan_is_known_again_and_a_copy_is_no_second_document(index, folder):
     index.add_files([folder], ocr=True)
     shutil.copy(folder / "report.pdf", folder / "copy.pdf")
@@ -102,6 +104,7 @@ def test_a_moved_scan_is_known_again_and_a_copy_is_no_second_document(index, fol
     assert index.add_files([folder / "moved.pdf"], ocr=True).unchanged == 2
 
 
+@pytest.mark.slow
 def test_a_moved_file_that_was_read_without_is_recognised(index, folder):
     index.add_files([folder / "report.pdf"])
     (folder / "report.pdf").rename(folder / "moved.pdf")
@@ -162,6 +165,7 @@ def test_words_are_marked_where_they_stand_on_the_scan(minilm, tmp_path, folder)
     assert not (coloured & ~expected).any()
 
 
+@pytest.mark.slow
 def test_the_pages_that_are_recognised_have_a_bar_and_each_file_counts_once(index, folder, capsys):
     index.add_files([folder], ocr=True, show_progress_bar=True)
     shown = capsys.readouterr().err

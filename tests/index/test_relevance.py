@@ -169,6 +169,7 @@ def test_general_questions_set_the_scale_of_an_english_index(tmp_path, encoder, 
         assert index.manifest.relevance["half"] == pytest.approx(scale.half, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_move_the_threshold(boats):
     scores = [hits[0].score for hits in boats.search_many(FACTS[:20], 1)]
     boats.calibrate(scores)

@@ -50,6 +50,7 @@ def modes(path):
     return files, {oct(one.stat().st_mode & 0o777) for one in found if one.is_dir()}
 
 
+@pytest.mark.slow
 def test_a_group(path):
     run_as(FIRST, path, CREATE, group=GROUP, umask="002")
     names = {one.name for one in path.rglob("*")}

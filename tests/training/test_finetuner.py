@@ -135,6 +135,7 @@ def parts(count=96):
 
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
+@pytest.mark.slow
 def test_a_resumed_training_has_the_weights_of_an_uninterrupted_one(lora_rank, model, power_cut, tmp_path):
     """Bit for bit. A training with other data, another model or other settings is not resumed."""
     training, measured = parts()

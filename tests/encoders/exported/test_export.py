@@ -90,6 +90,7 @@ def test_each_family_has_the_numbers_of_torch(name, tmp_path):
         assert ours.unread(foreign) == theirs.unread(foreign)
 
 
+@pytest.mark.slow
 def test_a_bare_folder_keeps_the_prompts_of_its_name(tmp_path):
     folder = TEXT_FAMILIES["Qwen3-Embedding (Qwen3)"].save_bare(tmp_path / "Qwen3-Embedding-0.6B")
     ours, theirs = (SmartEncoder(folder, device="cpu", backend=each) for each in ("onnx", "torch"))
@@ -107,6 +108,7 @@ def test_a_bare_folder_without_known_prompts_is_named(tmp_path, caplog):
         caplog.clear()
 
 
+@pytest.mark.slow
 def test_prompts_and_profiles_share_one_export(tmp_path, monkeypatch):
     """The caller's prompts go over those of the model, as in sentence-transformers."""
     monkeypatch.setenv("SMART_RAG_CACHE", str(tmp_path / "cache"))
@@ -178,6 +180,7 @@ def test_auto_leaves_small_models_to_torch_and_takes_the_bundled_one(bert, minil
     assert "differs from torch by at most" in why
 
 
+@pytest.mark.slow
 def test_new_weights_are_exported_again(tmp_path):
     """A folder whose files have changed does not get the numbers of its old files."""
     folder = TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model")
@@ -211,6 +214,7 @@ def test_states_of_other_layers_come_from_torch(bert):
     np.testing.assert_allclose(found.tokens.embeddings, wanted.tokens.embeddings, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_the_model_itself_is_used(tmp_path):
     """It is in ``onnx/model.onnx``, as on the hub. If it has other numbers, it is not used."""
     folder = TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model")
@@ -274,6 +278,7 @@ def loading(folder):
     return {"model": str(folder), "revision": None, "trust_remote_code": False, "options": {}}
 
 
+@pytest.mark.slow
 def test_a_damaged_export_is_made_again(tmp_path):
     """Settings that are no JSON are as good as none."""
     folder = TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model")
@@ -299,6 +304,7 @@ def test_an_adapter_a_lora_and_images_run_on_torch(bert, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["config", "weights"])
+@pytest.mark.slow
 def test_the_precision_of_the_files(where, tmp_path):
     """With "auto", weights of 16 bits are run in 16 bits, as sentence-transformers runs them. That needs torch."""
     folder = Path(TEXT_FAMILIES["BGE (BERT)"].save(tmp_path / "model"))
@@ -347,6 +353,7 @@ def test_a_damaged_int8_file_is_made_again(bert, caplog):
     assert "damaged" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_fault_of_the_model(bert, tmp_path, monkeypatch):
     """As soon as there is room again, the model is exported."""
     with small_disk(tmp_path / "disk", "3m") as disk:

@@ -239,6 +239,7 @@ def test_an_encoder_that_reads_images_is_not_taken_for_a_decoder(tmp_path):
         np.testing.assert_allclose(encoder.encode_document([content]).pooled[0], expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_without_torchvision_the_extra_is_named(tmp_path):
     """Another process does not find the torchvision of the tests."""
     code = "import sys; from smart_rag import SmartEncoder; SmartEncoder(sys.argv[1])"

@@ -68,6 +68,7 @@ def test_a_page_that_is_turned_has_the_same_text_and_its_own_boxes(angle):
     assert inside.sum() > 0.5 * inside.size
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_page_on_its_side_keep_their_order():
     """The engine reads these lines as they stand, and is a little more certain of them than of the turned page."""
     lines = ("Docling bundles PDF document conversion to", "JSON and Markdown in an easy self contained", "package")

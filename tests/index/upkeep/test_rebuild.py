@@ -90,6 +90,7 @@ def test_flipped_vectors_are_found_and_repaired(made, tmp_path):
         assert answers(index) == made[1]
 
 
+@pytest.mark.slow
 def test_a_document_with_damaged_vectors_is_not_copied(made, tmp_path):
     shutil.copytree(made[0], tmp_path / "index")
     flip(tmp_path / "index")
