@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EVERYTHING = ["metadatas", "documents", "embeddings"]
 _PAGE_ROWS = 2_000
 # Maximum number of rows in one answer. SQLite refuses statements with more than 32,766 variables.
 _QUERY_ROWS = 10_000
@@ -178,8 +179,7 @@ class PooledStore:
 
     def stored(self, ids: Sequence[str]) -> StoredRows:
         """Return the rows with these ids as Chroma stores them. Unknown ids are left out."""
-        parts, include = self._parts(len(ids)), ["metadatas", "documents", "embeddings"]
-        return StoredRows.of_results(self._read("get", ids=list(ids[part]), include=include) for part in parts)
+        return StoredRows.of_results(self._results(ids, _EVERYTHING))
 
     def rows(self, stored: StoredRows) -> list[Row]:
         """Return ``stored`` as rows. The rows of other programs and damaged rows are left out."""
@@ -194,28 +194,32 @@ class PooledStore:
 
     def get(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return a dict from id to row, for these ids. Unknown ids are left out."""
-        found: dict[str, Row] = {}
-        for part in self._parts(len(ids)):
-            result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents"])
-            found.update((row.document.id, row) for row in self.reader.rows(result))
-        return found
+        results = self._results(ids, ["metadatas", "documents"])
+        return {row.document.id: row for result in results for row in self.reader.rows(result)}
 
     def embeddings(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return a dict from id to pooled embedding (dimension), for these ids. Unknown ids are left out."""
         found: dict[str, NDArray[np.float32]] = {}
-        for part in self._parts(len(ids)):
-            result = self._read("get", ids=list(ids[part]), include=["embeddings"])
+        for result in self._results(ids, ["embeddings"]):
             found.update(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
         return found
 
     def vectors(self, ids: Sequence[str]) -> list[tuple[Row, NDArray[np.float32]]]:
         """Return, for each of these ids, the row and its pooled embedding (dimension). Unknown ids are left out."""
-        found = []
-        for part in self._parts(len(ids)):
-            result = self._read("get", ids=list(ids[part]), include=["metadatas", "documents", "embeddings"])
-            embeddings = dict(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
-            found += [(row, embeddings[row.document.id]) for row in self.reader.rows(result)]
-        return found
+        return [pair for result in self._results(ids, _EVERYTHING) for pair in self._pairs(result)]
+
+    def vectors_of_all(
+        self, where: Where | None, where_document: Where | None
+    ) -> list[tuple[Row, NDArray[np.float32]]]:
+        """Return every row that matches the filters, and its pooled embedding (dimension)."""
+        return [pair for result in self._pages(where, where_document, _EVERYTHING) for pair in self._pairs(result)]
+
+    def _results(self, ids: Sequence[str], include: list[str]) -> Iterator[Any]:
+        return (self._read("get", ids=list(ids[part]), include=include) for part in self._parts(len(ids)))
+
+    def _pairs(self, result: Any) -> list[tuple[Row, NDArray[np.float32]]]:
+        embeddings = dict(zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True))
+        return [(row, embeddings[row.document.id]) for row in self.reader.rows(result)]
 
     def ids(self, where: Where | None = None, where_document: Where | None = None) -> list[str]:
         """Return the ids of the rows that match the filters."""
@@ -441,7 +445,6 @@ class PooledStore:
             seen += _PAGE_ROWS
             done.update(result["ids"])
         ids = [id for id in self.ids(where, where_document) if id not in done]
-        for part in self._parts(len(ids)):
-            result = self._read("get", ids=ids[part], include=include)
+        for result in self._results(ids, include):
             if result["ids"]:
                 yield result

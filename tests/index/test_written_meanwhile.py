@@ -9,6 +9,7 @@ from helpers.another_process import another_process
 from helpers.word_encoder import VocabularyEncoder
 
 from smart_rag import Document, IndexConfig, SmartIndex
+from smart_rag.index import candidates
 from smart_rag.store.chroma.client import FolderClient
 
 TEXTS = {"a": "pump keys", "b": "boat keys", "c": "carp keys pump", "d": "tax", "e": "oil mat"}
@@ -53,11 +54,13 @@ def reads(monkeypatch):
     return calls
 
 
-def test_what_was_read_is_not_read_again(search, monkeypatch):
+@pytest.mark.parametrize(("few", "asked"), [(0, [("query", ["distances"])]), (500, [])], ids=["graph", "small"])
+def test_what_was_read_is_not_read_again(search, few, asked, monkeypatch):
+    monkeypatch.setattr(candidates, "EXHAUSTIVE_DOCUMENTS", few)
     first = seen(search())
     calls = reads(monkeypatch)
     assert seen(search()) == first
-    assert calls == [("query", ["distances"])]
+    assert calls == asked
 
 
 def test_a_hit_belongs_to_the_caller(search):
