@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
-from email.utils import parsedate_to_datetime
+from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from itertools import count
 from pathlib import Path
 
@@ -146,8 +146,8 @@ class _Body:
         elif kind in _REPORTS:
             self._read_report(part)
         elif kind == _ELSEWHERE:
-            name = part.get_param("name") or part.get_param("url") or ""
-            self.attachments.append(named or one_line(str(name)) or f"({kind})")
+            name = collapse_rfc2231_value(part.get_param("name") or part.get_param("url") or "")
+            self.attachments.append(named or " ".join(name.split()) or f"({kind})")
         elif kind in _MAILS and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))
