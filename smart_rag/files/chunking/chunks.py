@@ -11,6 +11,11 @@ from smart_rag.files.chunking.splitter import CHARACTERS_PER_TOKEN, Splitter
 from smart_rag.files.chunking.token_places import TokenSpans
 from smart_rag.files.formats.page import Page
 
+# The number of lines of a text from which it is told how many tokens more its chunks have below a header.
+_SAMPLES = 8
+# The most characters of a header and of a text that are read for this.
+_WORDS = 64
+
 
 class Chunker:
     """Splits pages into chunks of at most ``config.chunk_tokens`` tokens. Chunks end at sentences where possible.
@@ -54,13 +59,46 @@ class Chunker:
             header, text, joined = page.header + part.header, part.text, part.joined
             if header and not self._fits(header, self._config.chunk_tokens // 2):
                 header, text, joined = "", header + text, header + joined
-            for chunk in self._splitter(header).chunks(text, joined):
-                yield f"{header}{chunk}"
+            if header:
+                yield from self._below(header, text, joined)
+            else:
+                yield from self._splitter(self._config.chunk_tokens).chunks(text, joined)
+
+    def _below(self, header: str, text: str, joined: str) -> Iterator[str]:
+        """Yield the chunks of ``text``, each below ``header``.
+
+        Some tokenizers put a blank before each text. Below a header, the same chunk can be a few tokens more.
+        """
+        lines = text.splitlines()
+        samples = lines[:: max(len(lines) // _SAMPLES, 1)][:_SAMPLES]
+        more = max((self._more_below(header, line) for line in samples), default=0)
+        tokens = max(self._config.chunk_tokens - self._count_tokens(header) - max(more, 0), 1)
+        for chunk in self._splitter(tokens).chunks(text, joined):
+            yield from self._chunks_that_fit(header, chunk, tokens)
+
+    def _chunks_that_fit(self, header: str, chunk: str, tokens: int) -> Iterator[str]:
+        """Yield ``chunk``, which has at most ``tokens``, below ``header``, in parts if both together are too long."""
+        whole = f"{header}{chunk}"
+        most = self._config.chunk_tokens
+        excess = self._count_tokens(whole) - most if self._more_below(header, chunk) > 0 else 0
+        if excess <= 0:
+            yield whole
+        elif excess >= tokens:
+            yield chunk
+        else:
+            for part in self._splitter(tokens - excess).chunks(chunk):
+                yield from self._chunks_that_fit(header, part, tokens - excess)
+
+    def _more_below(self, header: str, text: str) -> int:
+        """Return how many tokens more ``text`` is below ``header``. The words where they meet tell it."""
+        last = header[-_WORDS:]
+        last = last[last.rstrip().rfind(" ") + 1 :]
+        blank = text.find(" ", _WORDS // 4, _WORDS)
+        first = text[: _WORDS if blank < 0 else blank]
+        return self._count_tokens(f"{last}{first}") - self._count_tokens(last) - self._count_tokens(first)
 
     def _fits(self, text: str, tokens: int) -> bool:
         return len(text) <= tokens * CHARACTERS_PER_TOKEN and self._count_tokens(text) <= tokens
 
-    def _splitter(self, header: str) -> Splitter:
-        """Return a splitter for chunks that begin with ``header``."""
-        tokens = self._config.chunk_tokens - (self._count_tokens(header) if header else 0)
+    def _splitter(self, tokens: int) -> Splitter:
         return Splitter(self._count_tokens, tokens, min(self._config.chunk_overlap, tokens - 1), self._token_spans)

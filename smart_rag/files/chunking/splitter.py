@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from smart_rag.files.chunking.token_places import TokenPlaces, TokenSpans
+from smart_rag.files.chunking.token_places import TokenPlaces, TokenReader, TokenSpans
 from smart_rag.files.chunking.unbroken import dense_chunk, is_dense, next_blank, unbroken_chunk
 
 # The number of characters of a chunk for each token that it may have. Prose has four to six. Texts with more are blanks
@@ -68,26 +68,27 @@ class Splitter:
         joined = text if joined is None else joined
         begin = last = blank = 0
         length = _WINDOW * self._tokens
+        reader = None if self._token_spans is None else TokenReader(text, self._token_spans)
         while begin < len(text):
             blank = blank if blank > begin else next_blank(text, begin)
-            is_unbroken = blank - begin >= self._longest
-            # Tokens at the end of the last chunk may be other tokens where a dense text begins.
-            shorter = max(begin, last - max(self._overlap - 1, 0))
-            dense = self._is_dense(text[shorter : shorter + (self._tokens if is_unbroken else length)])
-            begin = shorter if dense else begin
-            unbroken = self._unbroken_chunk(text, begin, length // _WINDOW, dense) if is_unbroken else None
-            if unbroken and unbroken[0] <= last:  # the chunk before ends with words that count as one token only there
-                begin = last
-                continue
-            if unbroken:
-                last, following = unbroken
-                yield text[begin:last]
-                length = max(last - begin, self._tokens) * _WINDOW
-                begin = following
-                continue
+            if blank - begin >= self._longest:
+                # Tokens at the end of the last chunk may be other tokens where a dense text begins.
+                shorter = max(begin, last - max(self._overlap - 1, 0))
+                dense = self._is_dense(text[shorter : shorter + self._tokens])
+                begin = shorter if dense else begin
+                unbroken = self._unbroken_chunk(text, begin, length // _WINDOW, dense)
+                if unbroken and unbroken[0] <= last:  # the chunk before ends with words that are one token only there
+                    begin = last
+                    continue
+                if unbroken:
+                    last, following = unbroken
+                    yield text[begin:last]
+                    length = max(last - begin, self._tokens) * _WINDOW
+                    begin = following
+                    continue
             stop = begin + length
             window = _Window(text[begin:stop], joined[begin:stop], is_last=stop >= len(text))
-            sure, rest = self._split_window(window, dense)
+            sure, rest = self._split_window(window, None if reader is None else reader.spans(begin, stop))
             if not sure:
                 length *= 2
                 continue
@@ -111,23 +112,31 @@ class Splitter:
         limits = (self._tokens, self._overlap, self._longest)
         return unbroken_chunk(text, begin, length, self._token_spans, self._count_tokens, limits)
 
-    def _split_window(self, window: _Window, dense: bool) -> tuple[list[_Found], int]:
+    def _split_window(self, window: _Window, spans: Sequence[tuple[int, int]] | None) -> tuple[list[_Found], int]:
         """Return the chunks of a window that are sure, and the place where the next window begins."""
-        if dense:
-            return self._sure(window, lambda part: len(part) + 1)
-        places = self._places(window)
-        if places is not None:
+        if spans is not None:
+            limits = (self._tokens, self._overlap)
+            places = TokenPlaces(window.text, spans, self._count_tokens, limits, window.joined)
             sure, rest = self._sure(window, places.count)
             if self._fits(window.text, sure, places):
                 return sure, rest
         # A part of a word can have more tokens than its places say.
-        return self._sure(window, lambda part: self._count_tokens(window.part(part)))
+        sure, rest = self._sure(window, lambda part: self._count_tokens(window.part(part)))
+        for i, (start, end) in enumerate(sure):
+            stop = self._shorter(window.text, start, end)
+            if stop < end:
+                return [*sure[:i], (start, stop)], stop
+        return sure, rest
 
-    def _places(self, window: _Window) -> TokenPlaces | None:
-        spans = None if self._token_spans is None else self._token_spans(window.text)
-        if spans is None:
-            return None
-        return TokenPlaces(window.text, spans, self._count_tokens, (self._tokens, self._overlap), window.joined)
+    def _shorter(self, text: str, start: int, end: int) -> int:
+        """Return where the chunk from ``start`` to ``end`` must end. The library exceeds the limit in some long words.
+
+        It does so if the beginning of a chunk has one token more than it has characters.
+        """
+        stop = end
+        while len(text[start:stop].strip()) > 1 and self._count_tokens(text[start:stop].strip()) > self._tokens:
+            stop -= 1
+        return stop
 
     def _sure(self, window: _Window, measure: Callable[[str], int]) -> tuple[list[_Found], int]:
         found = self._split(window.joined, measure)
@@ -153,6 +162,9 @@ class Splitter:
                 part = text[start:end]
                 start += len(part) - len(part.lstrip())
                 end -= len(part) - len(part.rstrip())
-                if start < end and not places.knows(start, end) and self._count_tokens(text[start:end]) > limit:
+                if start >= end:
+                    continue
+                count = places.certain_count(start, end)
+                if (self._count_tokens(text[start:end]) if count is None else count) > limit:
                     return False
         return True

@@ -11,8 +11,10 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
+# The first and last place of a token.
+_Span = tuple[int, int]
 # First and last place of each token in a text. None if they are not known.
-TokenSpans = Callable[[str], Sequence[tuple[int, int]] | None]
+TokenSpans = Callable[[str], Sequence[_Span] | None]
 _BLANK = re.compile(r"\s")
 # At an end of a part, at least this number of characters is read again, up to where a word or a token ends.
 _END = 16
@@ -22,6 +24,48 @@ _WORD = 48
 _LONG = 256
 # A count is exact if the places give a number this near to a limit. The ends change a count by less in most texts.
 _NEAR = 8
+
+
+def _stop_of(span: _Span) -> int:
+    return span[1]
+
+
+class TokenReader:
+    """Finds the places of the tokens of one text, window by window. It reads what windows share only once.
+
+    Args:
+        text: the text.
+        token_spans: returns the first and last place of each token of a text.
+    """
+
+    def __init__(self, text: str, token_spans: TokenSpans) -> None:
+        self._text, self._token_spans = text, token_spans
+        self._spans: list[_Span] = []
+        self._begin = self._stop = 0  # what was read
+
+    def spans(self, begin: int, stop: int) -> list[_Span] | None:
+        """Return the places of the tokens of the text from ``begin`` to ``stop``. The place of ``begin`` is 0.
+
+        Return None if the places are not known.
+        """
+        first = bisect_right(self._spans, begin, key=_stop_of)
+        is_known = self._begin <= begin < self._stop and first < len(self._spans) and self._spans[first][0] >= begin
+        blank = self._last_blank(begin, min(stop, self._stop)) if is_known else begin
+        found = self._token_spans(self._text[blank:stop])
+        if found is None:
+            return None
+        known = self._spans[first : bisect_right(self._spans, blank, key=_stop_of)]
+        self._spans = [*known, *((blank + start, blank + end) for start, end in found)]
+        self._begin, self._stop = begin, stop
+        return [(start - begin, end - begin) for start, end in self._spans]
+
+    def _last_blank(self, begin: int, stop: int) -> int:
+        """Return the place of the blanks before the last word from ``begin`` to ``stop``, or ``begin``.
+
+        The last word may be cut at ``stop``. The blanks are read again with it: some tokenizers make them a part of it.
+        """
+        words = self._text[begin:stop].rsplit(maxsplit=1)
+        return begin + len(words[0]) if len(words) == 2 else begin
 
 
 class TokenPlaces:
@@ -38,7 +82,7 @@ class TokenPlaces:
     def __init__(
         self,
         text: str,
-        spans: Sequence[tuple[int, int]],
+        spans: Sequence[_Span],
         count_tokens: Callable[[str], int],
         limits: Sequence[int],
         joined: str,
@@ -62,7 +106,7 @@ class TokenPlaces:
         cut = self._is_in_unknown_word(begin) or self._is_in_unknown_word(stop)
         if not cut and all(abs(rough - limit) > _NEAR for limit in self._limits):
             return rough
-        again = stop if self._is_end_of_word(stop) else self._before(stop)
+        again = stop if self._is_end_of_token(stop) else self._before(stop)
         if again <= self._after(begin):
             return self._again(begin, stop) if stop - begin <= _LONG else rough
         count = self._between(begin, again) + self._change(begin)
@@ -70,10 +114,20 @@ class TokenPlaces:
             count += self._again(again, stop) - self._change(again)
         return count
 
-    def knows(self, begin: int, stop: int) -> bool:
-        """Return whether the count of this part of the text is certain, because no word is cut at its ends."""
-        starts_word = begin == 0 or self._text[begin - 1].isspace()
-        return starts_word and self._is_end_of_word(stop) and self._change(begin) == 0
+    def certain_count(self, begin: int, stop: int) -> int | None:
+        """Return the number of tokens of this part of the text. Return None if it must be read to know the number.
+
+        The number is certain if the part ends where a token ends, and if it begins where a word begins or a word ends
+        where its beginning was read again. There, it has as many tokens as in the whole text, or one more or less for a
+        blank that a tokenizer puts before each text.
+        """
+        change = self._change(begin)
+        if not self._is_end_of_token(stop) or abs(change) > 1:
+            return None
+        after = self._after(begin)
+        is_read_again = after <= min(stop, begin + _LONG) and self._is_end_of_word(after)
+        starts_word = change == 0 and (begin == 0 or self._text[begin - 1].isspace())
+        return self._between(begin, stop) + change if starts_word or is_read_again else None
 
     def _between(self, begin: int, stop: int) -> int:
         """Return the number of tokens of the whole text that have a character from ``begin`` to ``stop``."""
@@ -111,6 +165,11 @@ class TokenPlaces:
 
     def _is_end_of_word(self, place: int) -> bool:
         return place == len(self._text) or self._text[place].isspace()
+
+    def _is_end_of_token(self, place: int) -> bool:
+        """Return whether a token ends at ``place``. A tokenizer that stops there finds the same tokens before it."""
+        before = bisect_left(self._starts, place) - 1
+        return before < 0 or self._stops[before] <= place
 
     def _again(self, begin: int, stop: int) -> int:
         part = self._text[begin:stop]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from smart_rag import IndexConfig
 from smart_rag.encoders.protocol import token_counter, token_spans_of
@@ -127,6 +129,44 @@ def test_chunks_begin_with_the_header_of_their_page_and_stay_within_the_limit(mi
     assert all(chunk.startswith("Weather | Animals\n") for chunk in chunks)
     assert max(minilm.count_tokens(chunks)) <= 16
     assert " ".join(chunk.removeprefix("Weather | Animals\n") for chunk in chunks) == " ".join(SENTENCES)
+
+
+ROWS = [f"({i}) {sentence[:-1]};{i * 7919 % 1000}" for i, sentence in enumerate(SENTENCES * 8)]
+
+
+def _trained(model: Any, trainer: Any, split: Any) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = split
+    tokenizer.train_from_iterator([*ROWS, "boat;place"], trainer)
+    return tokenizer
+
+
+BLANK_BEFORE_A_TEXT = {
+    "BPE of bytes": _trained(
+        models.BPE(), trainers.BpeTrainer(vocab_size=400), pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ),
+    "Unigram": _trained(
+        models.Unigram(),
+        trainers.UnigramTrainer(vocab_size=150, unk_token="<unk>", special_tokens=["<unk>"]),
+        pre_tokenizers.Metaspace(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLANK_BEFORE_A_TEXT)
+@pytest.mark.parametrize("tokens", [24, 31, 40])
+def test_the_limit_holds_below_a_header_if_the_tokenizer_puts_a_blank_before_a_text(name, tokens):
+    def spans(text: str) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = BLANK_BEFORE_A_TEXT[name].encode(text, add_special_tokens=False).offsets
+        return found
+
+    config = IndexConfig(chunk_tokens=tokens, chunk_overlap=0)
+    header = "boat;place\n"
+    pages = Chunker(lambda text: len(spans(text)), config, spans).split([Page("\n".join(ROWS), header=header)])
+    chunks = [page.text for page in pages]
+    assert max(len(spans(chunk)) for chunk in chunks) <= tokens
+    assert all(chunk.startswith(header) for chunk in chunks)
+    assert "".join("".join(chunk.removeprefix(header) for chunk in chunks).split()) == "".join("".join(ROWS).split())
 
 
 def test_a_header_that_takes_more_than_half_of_a_chunk_is_not_repeated(minilm):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
+import string
 from itertools import pairwise
 
 import pytest
@@ -78,6 +81,24 @@ def test_any_shape(shape, end, places):
     assert read_of_longer < 4 * read + 2_000
     if places:
         assert read < 16 * len(text)
+
+
+def _words_of_base64(chance: random.Random) -> str:
+    letters = f"{string.ascii_letters}{string.digits}+/"
+    return " ".join("".join(chance.choices(letters, k=chance.randint(5, 80))) for _ in range(800))
+
+
+def _json(chance: random.Random) -> str:
+    return json.dumps([{"id": chance.randrange(10**6), "name": "boat", "at": chance.random()} for _ in range(800)])
+
+
+@pytest.mark.parametrize("make", [_words_of_base64, _json])
+def test_the_tokenizer_reads_words_little_more_than_once(make):
+    text = make(random.Random(0))
+    chunks, read = split(text, 200, 40, True)
+    assert len(chunks) > 40
+    assert max(map(Tokenizer().count, chunks)) <= 200
+    assert read < 1.6 * len(text)
 
 
 @pytest.mark.parametrize("places", [True, False], ids=["places", "counts"])

@@ -134,15 +134,13 @@ def test_a_text_of_short_tokens_is_cut_by_its_characters(name, seed, blank, toke
     text = f"{SAMPLE[0]} {blank.join(words)} Ask Tobias for the key."
     found, _ = split(name, text, tokens, overlap)
     for begin, stop in found:
-        assert count(text[begin:stop]) <= tokens + 1  # some tokenizers put a blank before a text, and count it
+        assert count(text[begin:stop]) <= tokens
     for (_, stop), (following, _) in pairwise(found):
-        assert count(text[following:stop]) <= overlap + 1 or following >= stop
+        assert count(text[following:stop]) <= overlap or following >= stop
 
 
-@pytest.mark.parametrize("line", [10_000, 76])
-def test_the_tokenizer_reads_a_sample_of_base64(line):
-    letters = random.Random(1).choices(string.ascii_letters + string.digits + "+/", k=10_000)
-    text = "\n".join("".join(letters[i : i + line]) for i in range(0, len(letters), line))
+def test_the_tokenizer_reads_a_sample_of_base64():
+    text = "".join(random.Random(1).choices(string.ascii_letters + string.digits + "+/", k=10_000))
     found, read = split("BPE of bytes", text, 60, 10)
     assert len(found) > 160
     assert read < 0.6 * len(text)
