@@ -18,6 +18,8 @@ from smart_rag.encoders.adapter import Adapter
 from smart_rag.training import AdapterSettings, train_adapter
 from smart_rag.training.runs import processes
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"epochs": 2, "hard_negatives": 1, "layers": (1, -1), "objective": "hybrid", "weighting": "idf"}
 # More queries and documents than one process encodes at once, so that each process encodes some.
 DATA = {"count": 288, "seed": 1}
@@ -109,7 +111,7 @@ def test_two_processes_train_what_one_trains_with_twice_the_batch(of_two, tmp_pa
 
 def test_each_text_is_encoded_in_one_process(of_two):
     """The training queries, the training documents, and the two kinds of the held-out data."""
-    encoded = [of["encoded"] for of in found] if (found := of_two[2]) else []
+    encoded = [of_process["encoded"] for of_process in of_two[2]]
     assert sum(map(sum, encoded)) == 2 * 288 + 2 * 24
     assert all(encoded)
 
