@@ -80,6 +80,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``row`` with its id, which may be called ``id``, as the text ``_id``."""
     is_visual = bool(row.get("image") or "pdf" in row)
+    for name in ("image", "pdf"):
+        if name in row and not isinstance(row[name], str) and (row[name] is not None or name == "pdf"):
+            raise TypeError(f"{name!r} is {row[name]!r}, not the path of a file")
+    if "pdf" in row and (not isinstance(page := row.get("page"), int) or isinstance(page, bool) or page < 0):
+        raise TypeError(f"'page' of a PDF is {page!r}, not a whole number from 0")
     needs_text = not is_visual and not row.get("title")
     text = row["text"] if needs_text else row.get("text")
     if not isinstance(text, str) and (text is not None or needs_text):

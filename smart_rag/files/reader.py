@@ -233,7 +233,8 @@ def _visual_modality(path: Path, modalities: Collection[str]) -> str:
     suffix = path.suffix.lower()
     modality = "image" if suffix in images.SUFFIXES else "video" if suffix in video.SUFFIXES else ""
     if modality and modality not in modalities:
-        advice = ", or add its text with ocr" if modality == "image" and "text" in modalities else ""
+        has_words = modality == "image" and "text" in modalities
+        advice = ", or add its text with --ocr (in Python: ocr=True)" if has_words else ""
         raise DocumentError(
             path, f"needs a model that takes {modality}s; this one takes {', '.join(sorted(modalities))}{advice}"
         )

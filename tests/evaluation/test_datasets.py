@@ -158,7 +158,12 @@ def test_a_missing_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
 @pytest.mark.parametrize(
-    "line", ["{not json", "[1, 2]", "3", '"text"', '{"_id": "x"}', '{"text": "x"}', "null", '{"_id": 1, "text": null}']
+    "line",
+    [
+        *("{not json", "[1, 2]", "3", '"text"', '{"_id": "x"}', '{"text": "x"}', "null", '{"_id": 1, "text": null}'),
+        *('{"_id": "x", "pdf": "a.pdf"}', '{"_id": "x", "pdf": "a.pdf", "page": "ii"}', '{"_id": "x", "image": 3}'),
+        *('{"_id": "x", "pdf": null, "text": "y"}', '{"_id": "x", "pdf": "a.pdf", "page": -1}'),
+    ],
 )
 def test_a_bad_line_is_named_with_its_number(small, name, line):
     lines = (small / name).read_text().splitlines()

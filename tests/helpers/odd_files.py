@@ -213,6 +213,21 @@ def one_page(**options) -> bytes:
     return raw_pdf(CATALOG, PAGES, page(**options), stream(CONTENT), FONT)
 
 
+def lines(*texts: str) -> bytes:
+    """Return the content of a page with these lines."""
+    shown = b"".join(b"(%s) Tj T* " % text.encode("latin-1") for text in texts)
+    return b"BT /F 12 Tf 10 TL 10 80 Td %sET" % shown
+
+
+def pages_of(*contents: bytes) -> bytes:
+    """Return a PDF with a page for each content stream."""
+    kids = b" ".join(b"%d 0 R" % (4 + 2 * i) for i in range(len(contents)))
+    objects = [CATALOG, b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, len(contents)), FONT]
+    for i, content in enumerate(contents):
+        objects += [page(contents=b"/Contents %d 0 R" % (5 + 2 * i)).replace(b"/F 5 0 R", b"/F 3 0 R"), stream(content)]
+    return raw_pdf(*objects)
+
+
 def fpdf_pages(*texts: str, password: str | None = None, owner: str | None = None) -> bytes:
     """Return a PDF with a page for each text; a password makes it one that only opens with it."""
     made = FPDF()

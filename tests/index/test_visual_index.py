@@ -163,7 +163,7 @@ def test_what_a_text_model_says_of_images(tmp_path, minilm, folder):
         report = index.add_files([folder / "photo.png", folder / "clip.mp4"])
         assert [failed.reason for failed in report.failed] == [
             "needs a model that takes videos; this one takes text",
-            "needs a model that takes images; this one takes text, or add its text with ocr",
+            "needs a model that takes images; this one takes text, or add its text with --ocr (in Python: ocr=True)",
         ]
         with pytest.raises(InvalidInput, match="document 'a' has no text; its image needs a model that takes it"):
             index.add([Document("a", image=picture())])

@@ -13,6 +13,7 @@ from smart_rag.files.formats.html import text_of_html
 from smart_rag.files.formats.office.archive import Archive, local, value
 from smart_rag.files.formats.office.drawing import diagram_text
 from smart_rag.files.formats.office.missing import embedded_files, missing_words
+from smart_rag.files.formats.office.numbering import Numbering
 from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.office.walk import blocks, lost_symbols, raw_text
 from smart_rag.files.formats.page import Page
@@ -48,6 +49,8 @@ class _Document:
         self._main = archive.main("word/document.xml")
         self._related = archive.related(self._main)
         self._notes = {kind: self._read_notes(kind) for kind in _NOTES.values()}
+        self._numbering = Numbering(self._part_of("numbering"), self._part_of("styles"))
+        self._labels: list[str] = []
         self._hidden: list[str] = []
         self._chunks: dict[str, str] = {}
 
@@ -69,7 +72,8 @@ class _Document:
         if symbols:
             yield f"{number(symbols, 'symbol')} of fonts such as Wingdings"
         raw = {"".join(part.split()): part for part in map(raw_text, parts)}
-        yield from missing_words([*raw.values(), *self._chunks.values()], [text, *self._hidden])
+        others = [*self._chunks.values(), *self._labels]
+        yield from missing_words([*raw.values(), *others], [text, *self._hidden])
         yield from embedded_files(self._related, self._chunks)
 
     def _parts(self) -> Iterator[str]:
@@ -90,11 +94,15 @@ class _Document:
 
     def _read_notes(self, kind: str) -> dict[str, _Element]:
         """Return the footnotes, endnotes or comments, by id."""
-        name = next((name for found, name in self._related.values() if found == kind), None)
-        root = None if name is None else self._archive.part(name)
+        root = self._part_of(kind)
         notes = () if root is None else root.iterchildren("{*}*")
         # Those with a type are lines that separate notes from the text.
         return {value(note, "id") or "": note for note in notes if value(note, "type") in (None, "normal")}
+
+    def _part_of(self, kind: str) -> _Element | None:
+        """Return the part of a kind, of which a document has one, such as ``styles``."""
+        name = next((name for found, name in self._related.values() if found == kind), None)
+        return None if name is None or name not in self._archive.names else self._archive.part(name)
 
     def _blocks(self, root: _Element) -> list[str]:
         """Return the paragraphs below an element, and the rows of its tables, each as one text."""
@@ -126,6 +134,14 @@ class _Document:
         self._archive.left_out += page.left_out
         self._chunks[name] = page.text
         return [page.text] if page.text else []
+
+    def numbered(self, paragraph: _Element, text: str) -> str:
+        """Return the ``text`` of a paragraph with the number that Word shows before it."""
+        label = self._numbering.label(paragraph)  # an empty paragraph counts, too
+        if not text or not label:
+            return text
+        self._labels.append(label)
+        return f"{label} {text}"
 
     def hides(self, run: _Element) -> bool:
         """Return whether a run is hidden. Note its text if it is."""

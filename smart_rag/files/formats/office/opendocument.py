@@ -14,6 +14,7 @@ from smart_rag.files.formats.office.drawing import of_person
 from smart_rag.files.formats.office.missing import missing_words
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
+from smart_rag.wording import number
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -56,8 +57,8 @@ def read_odp(path: Path) -> Iterator[Page]:
     """
 
     def pages(document: _Document, body: _Element) -> Iterator[Page]:
-        for number, slide in enumerate(body.iter("{*}page"), 1):
-            yield Page(_BLOCK.join(document.blocks(slide)), number)
+        for place, slide in enumerate(body.iter("{*}page"), 1):
+            yield Page(_BLOCK.join(document.blocks(slide)), place)
 
     yield from _read(path, pages)
 
@@ -70,12 +71,12 @@ def read_ods(path: Path) -> Iterator[Page]:
     """
 
     def pages(document: _Document, body: _Element) -> Iterator[Page]:
-        for number, sheet in enumerate(body.iterchildren("{*}table"), 1):
+        for place, sheet in enumerate(body.iterchildren("{*}table"), 1):
             name = value(sheet, "name") or ""
             header, text = table_text(document.rows(sheet))
             others = [block for shapes in sheet.iterchildren("{*}shapes") for block in document.blocks(shapes)]
             text = _BLOCK.join(filter(None, (text, *others)))
-            yield Page(text, number, metadata={"sheet": name}, header=f"{name}\n{header}")
+            yield Page(text, place, metadata={"sheet": name}, header=f"{name}\n{header}")
 
     yield from _read(path, pages)
 
@@ -90,11 +91,15 @@ def _read(path: Path, pages: Callable[[_Document, _Element], Iterator[Page]]) ->
             yield page
         # In a sheet, cells that are repeated are given more often than they stand in the file.
         raw = "".join([*_raw(document.body), *map(_description, document.body.iter(*_DESCRIPTIONS))])
-        yield Page("", left_out=(*archive.left_out, *missing_words([raw], given)))
+        cut = [number(document.cut_cells, "cell") + " that repeat others"] if document.cut_cells else []
+        yield Page("", left_out=(*archive.left_out, *missing_words([raw], given), *cut))
 
 
 class _Document:
+    """The body of a document. ``cut_cells`` counts the cells that `rows` did not repeat as often as the file says."""
+
     def __init__(self, archive: Archive) -> None:
+        self.cut_cells = 0
         self._archive = archive
         self._embedded: set[str] = set()
         manifest = archive.part("META-INF/manifest.xml") if "META-INF/manifest.xml" in archive.names else None
@@ -127,9 +132,19 @@ class _Document:
             cells: list[str] = []
             for cell in row:
                 if local(cell) in ("table-cell", "covered-table-cell"):
-                    cells += [" ".join(self.blocks(cell)) or _stored(cell)] * _repeated(cell, "number-columns-repeated")
-            for _ in range(_repeated(row, "number-rows-repeated") if any(cells) else 1):
+                    text = " ".join(self.blocks(cell)) or _stored(cell)
+                    cells += [text] * self._repeated(cell, "number-columns-repeated", bool(text))
+            filled = sum(map(bool, cells))
+            for _ in range(self._repeated(row, "number-rows-repeated", filled) if filled else 1):
                 yield cells
+
+    def _repeated(self, element: _Element, name: str, filled: int) -> int:
+        """Return how often a row or cell with so many ``filled`` cells is given, and count the cells that are cut."""
+        count = value(element, name) or "1"
+        times = int(count) if count.isdecimal() and len(count) < 10 else 1
+        given = min(times, _MOST_REPEATED)
+        self.cut_cells += (times - given) * filled
+        return given
 
     def blocks(self, root: _Element) -> list[str]:
         """Return the paragraphs below an element, and the rows of its tables, each as one text."""
@@ -283,8 +298,3 @@ def _raw(root: _Element) -> Iterator[str]:
 def _is_unseen(element: _Element) -> bool:
     name = local(element)
     return name in _UNSEEN or (name in _UNSEEN_OUTSIDE and not str(element.tag).startswith((_TEXT, _CHART)))
-
-
-def _repeated(element: _Element, name: str) -> int:
-    count = value(element, name) or "1"
-    return min(int(count), _MOST_REPEATED) if count.isdecimal() and len(count) < 10 else 1

@@ -73,6 +73,10 @@ class _Slide:
         drawing = self._archive.part(name) if name in self._archive.names else None
         return [] if drawing is None else diagram_text(drawing)
 
+    def numbered(self, paragraph: _Element, text: str) -> str:
+        """Return the ``text``: PowerPoint's own numbers are not counted."""
+        return text
+
     def hides(self, run: _Element) -> bool:
         return False
 

@@ -7,7 +7,9 @@ read, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from smart_rag.files.formats.office.archive import local, value
@@ -39,6 +41,9 @@ class Document(Protocol):
 
     def hides(self, run: _Element) -> bool:
         """Return whether the text of a run is hidden."""
+
+    def numbered(self, paragraph: _Element, text: str) -> str:
+        """Return the ``text`` of a paragraph with the number that is shown before it."""
 
 
 def blocks(document: Document, root: _Element) -> list[str]:
@@ -90,8 +95,8 @@ class _Frame:
         else:
             self.blocks += blocks
 
-    def close_paragraph(self) -> None:
-        text = "".join(self.text).strip()
+    def close_paragraph(self, numbered: Callable[[str], str] = str) -> None:
+        text = numbered("".join(self.text).strip())
         self.blocks += [text] * bool(text) + self.after
         self.text, self.after = [], []
 
@@ -153,7 +158,7 @@ class _Walk:
             inner.close_paragraph()
             self._frames[-1].add(name, inner.blocks, element)
         elif name == "p" and element.find("{*}pPr/{*}rPr/{*}del") is None:  # else it is joined with the next paragraph
-            self._frames[-1].close_paragraph()
+            self._frames[-1].close_paragraph(partial(self._document.numbered, element))
 
 
 def _field(element: _Element) -> str:

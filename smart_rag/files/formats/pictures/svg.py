@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 SUFFIXES = (".svg", ".svgz")
-NO_WORDS = "no text in it (words that are drawn as shapes need ocr, or a model that reads images)"
+NO_WORDS = "no text in it (words that are drawn as shapes need --ocr (ocr=True), or a model that reads images)"
 MOST_BYTES = 64_000_000  # of the XML, unpacked; a zip bomb has more
 GZIP = b"\x1f\x8b"
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
-from email.utils import parsedate_to_datetime
+from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from itertools import count
 from pathlib import Path
 
@@ -36,6 +36,7 @@ _REPORTS = (
     *("message/global-delivery-status", "message/global-disposition-notification"),
 )
 _UNSEEN = ("text/css", "text/javascript")  # parts of web archives
+_ELSEWHERE = "message/external-body"  # an attachment that the mail only names
 _MAILS = ("message/rfc822", "message/global", "message/news")
 _ENRICHED = ("text/enriched", "text/richtext")
 _RICH = ("text/rtf", "text/richtext")
@@ -144,6 +145,9 @@ class _Body:
             self._read_encoded(part)
         elif kind in _REPORTS:
             self._read_report(part)
+        elif kind == _ELSEWHERE:
+            name = collapse_rfc2231_value(part.get_param("name") or part.get_param("url") or "")
+            self.attachments.append(named or " ".join(name.split()) or f"({kind})")
         elif kind in _MAILS and part.is_multipart():
             for message in _parts(part):
                 lines = (f"{name}: {text}" for name in _HEADERS if (text := _header(message, name)))

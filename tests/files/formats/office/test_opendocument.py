@@ -148,8 +148,10 @@ def test_a_cell_without_the_text_that_shows_it_has_its_value(tmp_path):
 def test_a_million_repeated_cells_take_no_memory(tmp_path):
     cell = f'<table:table-cell table:number-columns-repeated="999999999">{p("x")}</table:table-cell>'
     row = f'<table:table-row table:number-rows-repeated="999999999">{cell}</table:table-row>'
-    (page,) = pages(read_ods, opendocument(tmp_path / "a.ods", "spreadsheet", f"<table:table>{row}</table:table>"))
+    page, end = read_ods(opendocument(tmp_path / "a.ods", "spreadsheet", f"<table:table>{row}</table:table>"))
     assert len(page.text) < 10_000
+    of_row, rows = 999_999_979, 999_999_979 * 20  # 20 of each are given
+    assert end.left_out == (f"{of_row + rows:,} cells that repeat others",)
 
 
 def test_an_encrypted_document_is_named_as_such(tmp_path):

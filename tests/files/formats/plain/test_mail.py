@@ -177,6 +177,16 @@ def test_headers_in_any_encoding(tmp_path, raw, text):
         (parts("alternative", PLAIN.replace("plan", "plain plan"), HTML), "The plain plan.", ""),
         (parts("alternative", "Content-Type: text/calendar\n\nBEGIN:VCALENDAR"), "BEGIN:VCALENDAR", ""),
         ("Content-Type: text/plain; name=message.txt\n\nThe plan.", "The plan.", ""),
+        (
+            parts(
+                "mixed",
+                PLAIN,
+                "Content-Type: message/external-body; access-type=URL; url=ftp://a.org/b.pdf\n\nContent-Type: a/b\n\n",
+                'Content-Type: message/external-body; access-type=ftp; name="c.ps"\n\nContent-Type: a/b\n\n',
+            ),
+            "The plan.",
+            "ftp://a.org/b.pdf, c.ps",
+        ),
     ],
 )
 def test_the_form_that_says_most_is_read_and_all_attachments_are_named(tmp_path, mail, body, attachments):
