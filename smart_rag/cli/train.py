@@ -165,6 +165,7 @@ def train_adapter_command(
     from smart_rag import SmartEncoder
     from smart_rag.training import train_adapter
     from smart_rag.training.folder import TrainingFolder
+    from smart_rag.training.runs import processes
 
     loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = AdapterSettings(
@@ -183,7 +184,7 @@ def train_adapter_command(
     )
     encoder = SmartEncoder(
         model,
-        device=device,
+        device=device or processes.local_gpu(),
         profile=profile,
         max_pixels=max_pixels,
         max_length=max_length,

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import astuple
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from smart_rag.training.folder import TrainingFolder, record_of
 from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.losses import contrastive_loss, late_scores
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
+from smart_rag.training.runs import processes
 from smart_rag.training.runs.checkpoints import read_checkpoint, write_checkpoint
 from smart_rag.training.runs.interrupts import uninterrupted
 from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, AdapterSettings
@@ -59,6 +60,10 @@ def train_adapter(
     If the training is interrupted by Ctrl-C, by an error or by the end of the process, ``checkpoints`` stays in
     ``out``. With Ctrl-C, no step is lost.
 
+    Processes that ``torchrun`` starts train one adapter. Each encodes its part of the texts, and each step has
+    ``batch_size`` queries for each process. The documents of all of them are negatives of each query. The first process
+    evaluates and writes, and all return the same report.
+
     Args:
         encoder: encoder of the frozen model.
         data: training data.
@@ -76,6 +81,22 @@ def train_adapter(
         MissingExtra: ir-measures is not installed.
     """
     settings = settings or AdapterSettings()
+    with processes.joined(encoder.device):
+        return _train(encoder, data, out, settings, held_out, keep_anyway, resume, show_progress_bar)
+
+
+def _train(
+    encoder: SmartEncoder,
+    data: TrainingData,
+    out: str | Path,
+    settings: AdapterSettings,
+    held_out: TrainingData | float,
+    keep_anyway: bool,
+    resume: bool,
+    show_progress_bar: bool,
+) -> TrainingReport:
+    """Do what `train_adapter` says, in processes that are joined."""
+    show_progress_bar = show_progress_bar and processes.is_first()
     folder = TrainingFolder(absolute(out), "an adapter")
     checkpoint = folder.check(resume)
     _check(encoder)
@@ -83,14 +104,16 @@ def train_adapter(
     check_trainable(training, encoder, settings.batch_size)
     adapter = _new_adapter(encoder, settings)
     record = record_of(settings, encoder, training, measured)
-    if resume:
-        folder.check_record(record)
-    else:
-        folder.start(record)
-    if settings.hard_negatives:
-        training = mine_once(
-            training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
-        )
+    processes.wait()  # all have checked the folder before the first one writes into it
+    with processes.first_ahead():
+        if resume:
+            folder.check_record(record)
+        else:
+            folder.start(record)
+        if settings.hard_negatives:  # the first process mines, and the others read what it wrote
+            training = mine_once(
+                training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
+            )
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
@@ -110,7 +133,7 @@ def train_adapter(
         )
 
         def measure(adapter: Adapter | None) -> ByRanking:
-            return measured_with.ndcg(adapter, trained_on, distractors)
+            return processes.from_first(lambda: measured_with.ndcg(adapter, trained_on, distractors))
 
         frozen = measure(None)
         if settings.start == "frozen":
@@ -122,11 +145,15 @@ def train_adapter(
     to_beat = history[0].by(settings.objective)
     if adapter.dimension == adapter.width:  # a narrower one has another use: it makes the store smaller
         to_beat = max(to_beat, float(frozen[settings.objective].mean()))
-    if keep_anyway or history[best_epoch].by(settings.objective) > to_beat:
-        adapter.save(folder.path)
-    else:
+    is_saved = keep_anyway or history[best_epoch].by(settings.objective) > to_beat
+    if not is_saved:
         best_epoch, trained = 0, frozen
-    folder.remove_checkpoints()
+    processes.wait()  # all have closed the states
+    if processes.is_first():
+        if is_saved:
+            adapter.save(folder.path)
+        folder.remove_checkpoints()
+    processes.wait()
     counts = (len(training.queries), len(measured.queries), len(measured.documents) + len(distractors))
     return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective, to_beat)
 
@@ -158,18 +185,32 @@ def _new_adapter(encoder: SmartEncoder, settings: AdapterSettings) -> Adapter:
 
 
 def batches(cached: CachedStates, settings: AdapterSettings, generator: np.random.Generator) -> Iterator[Batch]:
-    """Yield the batches of an epoch, in random order. If the last queries do not fill a batch, they are left out."""
+    """Yield the batches of an epoch, in random order. If the last queries do not fill a batch, they are left out.
+
+    Several processes share a batch of ``batch_size`` queries for each of them. All get the same batches.
+    """
     order = generator.permutation(len(cached.data.queries)).tolist()
-    for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
-        positions = order[start : start + settings.batch_size]
+    size = settings.batch_size * processes.joined_count()
+    for start in range(0, len(order) - size + 1, size):
+        positions = order[start : start + size]
         yield make_batch(cached.data, cached.groups, positions, settings.hard_negatives, generator)
 
 
 def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: AdapterSettings) -> torch.Tensor:
-    """Return the loss of ``batch``, a scalar, with gradients for ``adapter``."""
-    texts = (cached.queries.tokens(batch.queries), cached.documents.tokens(batch.documents))
+    """Return the loss of ``batch``, a scalar, with gradients for ``adapter``.
+
+    Several processes share the batch: each adapts its part of the documents, and has the loss of its part of the
+    queries. The mean over the processes, of the loss and of the gradients, is that of the whole batch.
+    """
+    own = _own_part(len(batch.queries))
+    # With too few documents for a part each, all adapt all of them.
+    is_shared = processes.are_joined() and len(batch.documents) >= processes.joined_count()
+    adapted = batch.documents[_own_part(len(batch.documents))] if is_shared else batch.documents
+    texts = (cached.queries.tokens(batch.queries[own]), cached.documents.tokens(adapted))
     queries, documents = (adapter(cached.states(tokens, adapter.layers)) for tokens in texts)
     lengths = [torch.from_numpy(np.diff(tokens.offsets)).to(cached.device) for tokens in texts]
+    if is_shared:
+        documents, lengths[1] = processes.gather(documents), processes.gather(lengths[1])
     weights = None
     if settings.weighting == "idf":
         ids = texts[0].ids
@@ -178,11 +219,17 @@ def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: A
     scores = late_scores(queries, lengths[0], documents, lengths[1], weights)
     if settings.objective == "hybrid":  # the plain sum, as in the paper (arXiv 2605.24938, section 3)
         pooled = maxsim.pooled_similarity(
-            cached.queries.pooled[batch.queries], cached.documents.pooled[batch.documents]
+            cached.queries.pooled[batch.queries[own]], cached.documents.pooled[batch.documents]
         )
         scores = torch.from_numpy(pooled).to(cached.device) + scores
-    positives, excluded = (torch.from_numpy(of).to(cached.device) for of in (batch.positives, batch.excluded))
+    positives, excluded = (torch.from_numpy(of[own]).to(cached.device) for of in (batch.positives, batch.excluded))
     return contrastive_loss(scores, positives, excluded, temperature=settings.temperature)
+
+
+def _own_part(count: int) -> slice:
+    """Return the part of ``count`` items that belongs to this process. The parts differ in length by one at most."""
+    rank, processes_in_all = processes.rank(), processes.joined_count()
+    return slice(count * rank // processes_in_all, count * (rank + 1) // processes_in_all)
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -214,7 +261,7 @@ class Fitting:
         self.cached = cached
         self.settings = settings
         self.checkpoints = checkpoints
-        self._steps_of_epoch = len(cached.data.queries) // settings.batch_size
+        self._steps_of_epoch = len(cached.data.queries) // (settings.batch_size * processes.joined_count())
         self._steps = settings.epochs * self._steps_of_epoch
         self._optimizer = torch.optim.AdamW(
             adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -239,12 +286,14 @@ class Fitting:
             KeyboardInterrupt: Ctrl-C was pressed. The checkpoint has all steps that were made.
             EncoderError: the loss is not finite.
         """
+        processes.copy_from_first(self.adapter.parameters())
         if not self._history:
             self._history = [Epoch.of(None, measure(self.adapter))]
         self._plan_save()
         done = (len(self._history) - 1) * self._steps_of_epoch + len(self._losses)
         title = f"training on {self.cached.device}"
-        with Progress(self._steps, title, "step", show_progress_bar, log_seconds=LOG_SECONDS, done=done) as progress:
+        log_seconds = LOG_SECONDS if processes.is_first() else math.inf
+        with Progress(self._steps, title, "step", show_progress_bar, log_seconds=log_seconds, done=done) as progress:
             try:
                 while len(self._history) <= self.settings.epochs:
                     self._train_epoch(progress)
@@ -265,7 +314,8 @@ class Fitting:
         for i, batch in enumerate(batches(self.cached, self.settings, generator)):
             if i < made:
                 continue
-            self._step(batch)
+            with uninterrupted(in_all=True) if processes.are_joined() else nullcontext():
+                self._step(batch)
             loss = self._losses[-1]
             progress.show(f"epoch {epoch} of {self.settings.epochs}, loss {loss:.4f}, late {late:.4f}")
             progress.update(1)
@@ -276,11 +326,13 @@ class Fitting:
         loss = batch_loss(self.cached, self.adapter, batch, self.settings)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        mean_loss = loss.detach().clone()
+        processes.average([mean_loss, *(weights.grad for weights in self.adapter.parameters())])
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), _MAX_GRADIENT_NORM)
         with uninterrupted():
             self._optimizer.step()
             self._schedule.step()
-            self._losses.append(float(loss.detach()))
+            self._losses.append(float(mean_loss))
 
     def _evaluate(self, ndcg: ByRanking) -> None:
         """End an epoch with the evaluation ``ndcg``."""
@@ -296,7 +348,10 @@ class Fitting:
         self._next_save = time.monotonic() + 60 * self.settings.checkpoint_minutes
 
     def save(self) -> None:
-        """Write a checkpoint of the last step."""
+        """Write a checkpoint of the last step. Of several processes, which all have the same, the first one writes."""
+        self._plan_save()
+        if not processes.is_first():
+            return
         best = None
         if self._best is not None:
             epoch, weights, ndcg = self._best
@@ -311,7 +366,6 @@ class Fitting:
         }
         step = (len(self._history) - 1) * self._steps_of_epoch + len(self._losses)
         write_checkpoint(self.checkpoints, step, state)
-        self._plan_save()
 
     def load(self, checkpoint: Path) -> None:
         """Continue from ``checkpoint``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -98,7 +97,7 @@ def finetune(
     checkpoint = folder.check(resume)
     encoder = SmartEncoder(
         model,
-        device=device or _local_gpu(),
+        device=device or processes.local_gpu(),
         # If all weights are trained, they are in float32, because bfloat16 would round small updates to nothing.
         dtype="float32" if settings.lora_rank is None else None,
         profile=profile,
@@ -158,12 +157,6 @@ def finetune(
             encoder.trainable.save(folder.path)
             folder.remove_checkpoints()
     return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
-
-
-def _local_gpu() -> str | None:
-    """If a launcher started several processes, return the GPU of this process. Otherwise, return None."""
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
 def _checkpoint_layers(model: SentenceTransformer) -> None:

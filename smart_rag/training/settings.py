@@ -28,7 +28,7 @@ class TrainingSettings:
     Attributes:
         epochs: number of passes over the training queries.
         batch_size: number of queries in a batch, at least 2. For each query, the positives of the other queries in the
-            batch are negatives. If several processes fine-tune, each has such a batch, and all batches have the same
+            batch are negatives. If several processes train, each has such a batch, and all batches have the same
             negatives.
         weight_decay: weight decay of AdamW. The defaults are the paper's: 0.01 for an adapter, 0 for fine-tuning.
         hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.

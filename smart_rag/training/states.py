@@ -9,7 +9,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch.nn import functional
 from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.embeddings.representation import Representation
-from smart_rag.embeddings.tokens import Offsets, TokenBatch, TokenIds
+from smart_rag.embeddings.tokens import TokenBatch, TokenIds
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.errors import EncoderError
@@ -33,6 +33,7 @@ from smart_rag.store.token_store import TokenStore
 from smart_rag.training.batches import content_groups
 from smart_rag.training.data import TrainingData
 from smart_rag.training.report import NDCG, ByRanking
+from smart_rag.training.runs import processes
 from smart_rag.training.runs.interrupts import uninterrupted
 from smart_rag.training.settings import LOG_SECONDS, AdapterSettings
 
@@ -56,8 +57,7 @@ class TextStates:
         self._path = path
         self._pooled: list[NDArray[np.float32]] = []
         self.ids: list[TokenIds] = []
-        while (part := self._part(len(self))).exists():
-            self._read(part)
+        self.read_written()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,23 +70,27 @@ class TextStates:
     def frequencies(self) -> DocumentFrequencies:
         return DocumentFrequencies.of(self.ids)
 
-    def append(self, batch: Representation) -> None:
-        """Add the texts of ``batch`` after the existing texts."""
+    def read_written(self) -> None:
+        """Read what is in the folder after the existing texts: from before, or written by another process."""
+        while (part := self._part(len(self))).exists():
+            self._read(part)
+
+    def has(self, start: int) -> bool:
+        """Return whether a batch of texts from the position ``start`` on is written."""
+        return self._part(start).exists()
+
+    def write(self, start: int, batch: Representation) -> None:
+        """Write the texts of ``batch``. The first has the position ``start``. `read_written` adds them."""
         tokens = batch.tokens
         assert isinstance(tokens, TokenBatch)
         assert tokens.ids is not None  # SmartEncoder always returns ids
-        self._store.put([_key(len(self) + i) for i in range(len(batch))], tokens)
+        self._store.put([_key(start + i) for i in range(len(batch))], tokens)
         # The part says that the states before it are complete, so it is written last, and at once.
-        part = self._part(len(self))
+        part = self._part(start)
         with uninterrupted():
             with (temporary := part.with_suffix(".writing")).open("wb") as file:
                 np.savez(file, pooled=batch.pooled, ids=tokens.ids, offsets=tokens.offsets)
             os.replace(temporary, part)
-            self._add(batch.pooled, tokens.ids, tokens.offsets)
-
-    def _add(self, pooled: NDArray[np.float32], ids: TokenIds, offsets: Offsets) -> None:
-        self.ids += np.split(ids, offsets[1:-1])
-        self._pooled.append(pooled)
 
     def _part(self, start: int) -> Path:
         """Return the file of pooled embeddings and ids of the texts from the position ``start`` on."""
@@ -95,7 +99,8 @@ class TextStates:
     def _read(self, part: Path) -> None:
         try:
             with np.load(part) as arrays:
-                self._add(arrays["pooled"], arrays["ids"], arrays["offsets"])
+                self.ids += np.split(arrays["ids"], arrays["offsets"][1:-1])
+                self._pooled.append(arrays["pooled"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise EncoderError(
                 f"{part} cannot be read ({error}); remove it, and the texts are encoded again from there on"
@@ -228,8 +233,8 @@ def cached_states(
     """Encode ``data`` once. The states are in a folder in ``folder``, which has to exist.
 
     With ``name``, the states stay in the folder of this name. If an encoding was interrupted, the next one goes on
-    there. Then all other arguments must be the same. Without ``name``, the folder is removed when the ``with`` block
-    ends.
+    there. Then all other arguments must be the same. If there are several processes, each encodes its part, and all
+    read all of it. Without ``name``, the folder is removed when the ``with`` block ends.
 
     Raises:
         EncoderError: the states of an interrupted encoding cannot be read.
@@ -242,21 +247,36 @@ def cached_states(
         else:
             path = folder / name
             path.mkdir(exist_ok=True)
-        queries, documents = (
-            stack.enter_context(closing(TextStates(path / part, codec))) for part in ("queries", "documents")
-        )
-        total, done = len(data.queries) + len(data.documents), len(queries) + len(documents)
+        with processes.first_ahead() if name is not None else nullcontext():  # one process makes the stores
+            queries, documents = (
+                stack.enter_context(closing(TextStates(path / part, codec))) for part in ("queries", "documents")
+            )
+
+        def own(states: TextStates, count: int) -> list[int]:
+            """Return the starts of the batches that this process has to encode."""
+            every = processes.joined_count() if name is not None else 1
+            starts = range(0, count, _BATCH)[processes.rank() % every :: every]
+            return [start for start in starts if not states.has(start)]
+
+        share = processes.joined_count() if name is not None else 1
+        total = (len(data.queries) + len(data.documents)) // share
+        done = (len(queries) + len(documents)) // share
         title = f"encoding on {encoder.device}"
         with Progress(total, title, "text", show_progress_bar, log_seconds=LOG_SECONDS, done=done) as progress:
-            for start in range(len(queries), len(data.queries), _BATCH):
+            for start in own(queries, len(data.queries)):
                 texts = [query.text for query in data.queries[start : start + _BATCH]]
-                queries.append(encoder.token_states(texts, "query", layers))
+                queries.write(start, encoder.token_states(texts, "query", layers))
                 progress.update(len(texts))
-            for start in range(len(documents), len(data.documents), _BATCH):
+            for start in own(documents, len(data.documents)):
                 part = list(data.documents[start : start + _BATCH])
                 contents = [document.content(encoder.modalities) for document in part]
-                documents.append(encoder.token_states([content.plain for content in contents], "document", layers))
+                plain = [content.plain for content in contents]
+                documents.write(start, encoder.token_states(plain, "document", layers))
                 progress.update(len(part))
+        if name is not None:
+            processes.wait()
+        for states in (queries, documents):
+            states.read_written()
         groups = content_groups(data, encoder.modalities)
         yield CachedStates(data, queries, documents, groups, layers, encoder.device, metrics)
 

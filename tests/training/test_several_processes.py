@@ -12,10 +12,14 @@ from helpers import tiny_models
 from helpers.some_pairs import WORDS
 
 from smart_rag import SmartEncoder
-from smart_rag.training import TrainingData
+from smart_rag.encoders.adapter import Adapter
+from smart_rag.training import AdapterSettings, TrainingData
+from smart_rag.training.adapter_trainer import batch_loss, batches
 from smart_rag.training.batches import content_groups
 from smart_rag.training.data import TrainingQuery
+from smart_rag.training.runs import processes
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
+from smart_rag.training.states import cached_states
 from smart_rag.types import Document
 
 # The queries of the two processes.
@@ -55,6 +59,19 @@ def loss_and_gradients(folder, positions, objective, part_size):
     return loss.detach(), gradients
 
 
+def of_adapter(folder, batch_size, out):
+    """Return the loss of the first batch of an adapter, and its gradients, both as means over the processes."""
+    encoder, data = SmartEncoder(folder, device="cpu"), shared_data()
+    torch.manual_seed(0)
+    adapter = Adapter(encoder.dimension, 8)
+    settings = AdapterSettings(batch_size=batch_size, hard_negatives=1, objective="hybrid", weighting="idf")
+    with cached_states(data, encoder, (-1,), Path(out), "float32") as cached:
+        loss = batch_loss(cached, adapter, next(batches(cached, settings, np.random.default_rng(0))), settings)
+    loss.backward()
+    processes.average([loss.detach(), *(of.grad for of in adapter.parameters())])
+    return loss.detach(), {name: of.grad for name, of in adapter.named_parameters()}
+
+
 def process(folder, out, cases):
     """Run one of the two processes."""
     from torch import distributed
@@ -63,6 +80,7 @@ def process(folder, out, cases):
     rank = int(os.environ["RANK"])
     distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     found = [loss_and_gradients(folder, ROWS[rank], *case) for case in cases]
+    found.append(of_adapter(folder, 3, out))
     torch.save(found, f"{out}/{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -73,7 +91,7 @@ CASES = [("hybrid", None), ("late", 2), ("pooled", None), ("hybrid", 1)]
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
-    """Return the folder of the model, and what each of the two processes found in each case."""
+    """Return the folder of the model, and what each of the two processes found in each case and for an adapter."""
     out = tmp_path_factory.mktemp("processes")
     folder = tiny_models.bert(out / "model")
     code = f"import test_several_processes as t; t.process({str(folder)!r}, {str(out)!r}, {CASES!r})"
@@ -91,6 +109,15 @@ def of_two(tmp_path_factory):
     ]
     assert [one.wait(timeout=300) for one in started] == [0, 0]
     return folder, [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_an_adapter_has_the_gradients_of_one_process_with_twice_the_batch(of_two, tmp_path):
+    folder, both = of_two
+    expected, gradients = of_adapter(folder, 6, tmp_path)
+    for loss, found in (of_process[-1] for of_process in both):
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+        for name, wanted in gradients.items():
+            torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

@@ -7,13 +7,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from smart_rag.training.runs import processes
+
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted(*, in_all: bool = False) -> Iterator[None]:
     """Delay Ctrl-C until the ``with`` block ends. The block should be short.
 
     So a change of several things happens whole or not at all. If the program handles Ctrl-C itself, and in threads
     other than the main one, which Ctrl-C never reaches, this does nothing.
+
+    With ``in_all``, all processes of a training run the block, and Ctrl-C in one of them ends it in all.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed during the block.
@@ -21,12 +25,16 @@ def uninterrupted() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
+        if in_all and processes.any_of(False):
+            raise KeyboardInterrupt
         return
     pressed: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    stop = False
     try:
         yield
+        stop = in_all and processes.any_of(bool(pressed))
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
+    if stop or pressed:
         raise KeyboardInterrupt

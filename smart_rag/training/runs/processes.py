@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+# While one process encodes or evaluates, the others wait for it. If one ends, the launcher ends all.
+_PATIENCE = timedelta(days=7)
+
+Value = TypeVar("Value")
 
 
 def count() -> int:
@@ -19,9 +27,84 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def local_gpu() -> str | None:
+    """If a launcher started several processes, return the GPU of this process. Otherwise, return None."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """While the block runs, the processes can exchange tensors: by nccl if ``device`` is a GPU, otherwise by gloo.
+
+    Without a launcher, or if they are joined already, this does nothing.
+    """
+    if count() == 1 or distributed.is_initialized():
+        yield
+        return
+    is_gpu = torch.device(device).type == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if is_gpu else "gloo", timeout=_PATIENCE)
+    yield
+    distributed.destroy_process_group()  # not after an error, because then it might wait for a process that has ended
+
+
 def are_joined() -> bool:
     """Return whether this process can exchange tensors with others."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def rank() -> int:
+    """Return the position of this process among those that can exchange tensors. It is 0 if there are no others."""
+    return distributed.get_rank() if are_joined() else 0
+
+
+def joined_count() -> int:
+    """Return the number of processes that can exchange tensors."""
+    return distributed.get_world_size() if are_joined() else 1
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if are_joined():
+        distributed.barrier()
+
+
+@contextmanager
+def first_ahead() -> Iterator[None]:
+    """Run the block in the first process, and then in the others."""
+    if rank() != 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
+
+
+def from_first(compute: Callable[[], Value]) -> Value:
+    """Return what ``compute`` returns in the first process. In the others, it is not called."""
+    if not are_joined():
+        return compute()
+    values: list[Any] = [compute() if rank() == 0 else None]
+    distributed.broadcast_object_list(values)
+    found: Value = values[0]
+    return found
+
+
+def copy_from_first(weights: Iterable[torch.Tensor]) -> None:
+    """Give ``weights`` the values that they have in the first process."""
+    if are_joined():
+        for of in weights:
+            distributed.broadcast(of.data, 0)
+
+
+def average(tensors: Iterable[torch.Tensor | None]) -> None:
+    """Replace each tensor by its mean over the processes. None is passed over."""
+    if are_joined():
+        for tensor in tensors:
+            if tensor is not None:
+                distributed.all_reduce(tensor)
+                tensor /= distributed.get_world_size()
 
 
 def any_of(value: bool) -> bool:
@@ -47,6 +130,13 @@ def gather_others(rows: torch.Tensor) -> list[torch.Tensor]:
     gathered: torch.Tensor = _Gather.apply(padded) if rows.requires_grad else _gathered(padded)  # type: ignore[no-untyped-call]
     own = distributed.get_rank()
     return [of[:length] for i, (of, length) in enumerate(zip(gathered, lengths, strict=True)) if i != own]
+
+
+def gather(rows: torch.Tensor) -> torch.Tensor:
+    """Return the ``rows`` (n, ...) of all processes, one after the other. The rest is as in `gather_others`."""
+    parts = gather_others(rows)
+    parts.insert(rank(), rows)
+    return torch.cat(parts)
 
 
 def _gathered(rows: torch.Tensor) -> torch.Tensor:
