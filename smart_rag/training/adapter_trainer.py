@@ -88,9 +88,7 @@ def train_adapter(
     else:
         folder.start(record)
     if settings.hard_negatives:
-        training = mine_once(
-            training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
-        )
+        training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
@@ -128,7 +126,9 @@ def train_adapter(
         best_epoch, trained = 0, frozen
     folder.remove_checkpoints()
     counts = (len(training.queries), len(measured.queries), len(measured.documents) + len(distractors))
-    return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective, to_beat)
+    return TrainingReport.of(
+        counts, history, best_epoch, frozen, trained, settings.objective, to_beat, notes=training.notes
+    )
 
 
 def _check(encoder: SmartEncoder) -> None:
