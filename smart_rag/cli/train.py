@@ -95,6 +95,27 @@ BatchSize = Annotated[
 HardNegatives = Annotated[
     int, typer.Option(min=0, help="Hard negatives of each query, mined where the data has fewer.")
 ]
+RangeMin = Annotated[int, typer.Option(min=0, help="Mining skips so many of the best hits.")]
+RangeMax = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Mining chooses from so many of the best hits; by default from as many as it needs, or ten times as many "
+        "with one of the next three options.",
+    ),
+]
+MaxScore = Annotated[
+    float | None,
+    typer.Option(min=-1, max=1, help="Highest hybrid score of a mined hard negative, scaled to -1 ... 1."),
+]
+AbsoluteMargin = Annotated[
+    float | None,
+    typer.Option(min=0, help="Least distance of a mined hard negative's score from the positive's."),
+]
+RelativeMargin = Annotated[
+    float | None,
+    typer.Option(min=0, help="The same distance as a share of the positive's score, for example 0.05."),
+]
 HeldOut = Annotated[
     float, typer.Option(callback=_check_share, help="Share of the documents to measure with, between 0 and 1.")
 ]
@@ -145,6 +166,11 @@ def train_adapter_command(
     temperature: Temperature = AdapterSettings.temperature,
     objective: Annotated[AdapterObjective, typer.Option(help="Score to train.")] = AdapterSettings.objective,
     hard_negatives: HardNegatives = AdapterSettings.hard_negatives,
+    range_min: RangeMin = AdapterSettings.range_min,
+    range_max: RangeMax = AdapterSettings.range_max,
+    max_score: MaxScore = AdapterSettings.max_score,
+    absolute_margin: AbsoluteMargin = AdapterSettings.absolute_margin,
+    relative_margin: RelativeMargin = AdapterSettings.relative_margin,
     seed: Seed = AdapterSettings.seed,
     checkpoint_minutes: CheckpointMinutes = AdapterSettings.checkpoint_minutes,
     base_model: BaseModel = None,
@@ -179,6 +205,11 @@ def train_adapter_command(
         weight_decay=weight_decay,
         temperature=temperature,
         hard_negatives=hard_negatives,
+        range_min=range_min,
+        range_max=range_max,
+        max_score=max_score,
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
         seed=seed,
         checkpoint_minutes=checkpoint_minutes,
     )
@@ -241,6 +272,11 @@ def finetune_command(
     weight_decay: WeightDecay = FinetuneSettings.weight_decay,
     temperature: Temperature = FinetuneSettings.temperature,
     hard_negatives: HardNegatives = FinetuneSettings.hard_negatives,
+    range_min: RangeMin = FinetuneSettings.range_min,
+    range_max: RangeMax = FinetuneSettings.range_max,
+    max_score: MaxScore = FinetuneSettings.max_score,
+    absolute_margin: AbsoluteMargin = FinetuneSettings.absolute_margin,
+    relative_margin: RelativeMargin = FinetuneSettings.relative_margin,
     seed: Seed = FinetuneSettings.seed,
     checkpoint_minutes: CheckpointMinutes = FinetuneSettings.checkpoint_minutes,
     evaluate_every: Annotated[
@@ -279,6 +315,11 @@ def finetune_command(
         weight_decay=weight_decay,
         temperature=temperature,
         hard_negatives=hard_negatives,
+        range_min=range_min,
+        range_max=range_max,
+        max_score=max_score,
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
         evaluate_every=evaluate_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
@@ -364,6 +405,8 @@ def _show_training(
         if plot is not None:
             report.save_plot(plot)
         show_figures(report.as_json(), figures.training_tables(report, unit), json_file)
+        for note in report.notes:
+            err.print(Text(note), soft_wrap=True)
         if json_file != "-" and report.saved:
             out.print(Text(done), soft_wrap=True)
         if report.warning:

@@ -111,9 +111,7 @@ def _train(
         else:
             folder.start(record)
         if settings.hard_negatives:  # the first process mines, and the others read what it wrote
-            training = mine_once(
-                training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
-            )
+            training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
@@ -155,7 +153,9 @@ def _train(
         folder.remove_checkpoints()
     processes.wait()
     counts = (len(training.queries), len(measured.queries), len(measured.documents) + len(distractors))
-    return TrainingReport.of(counts, history, best_epoch, frozen, trained, settings.objective, to_beat)
+    return TrainingReport.of(
+        counts, history, best_epoch, frozen, trained, settings.objective, to_beat, notes=training.notes
+    )
 
 
 def _check(encoder: SmartEncoder) -> None:

@@ -120,9 +120,7 @@ def finetune(
     else:
         folder.start(record)
     if settings.hard_negatives:
-        training = mine_once(
-            training, encoder, settings.hard_negatives, folder.checkpoints, show_progress_bar=show_progress_bar
-        )
+        training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
     evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
     frozen = evaluator.measure()
     if lora_config is not None:
@@ -141,7 +139,7 @@ def finetune(
             trainer.accelerator.wait_for_everyone()
             if trainer.is_world_process_zero():
                 folder.remove_checkpoints()
-            return TrainingReport.of(counts, history, 0, frozen, frozen, settings.objective)
+            return TrainingReport.of(counts, history, 0, frozen, frozen, settings.objective, notes=training.notes)
         load_checkpoint(trained_model, Path(str(trainer.state.best_model_checkpoint)))
         # Mixed precision is only for the training. The model is measured and saved without it.
         trainer.accelerator.unwrap_model(trained_model, keep_fp32_wrapper=False)
@@ -156,7 +154,7 @@ def finetune(
             _add_settings_to_card(trained_model, settings)
             encoder.trainable.save(folder.path)
             folder.remove_checkpoints()
-    return TrainingReport.of(counts, history, best, frozen, trained, settings.objective)
+    return TrainingReport.of(counts, history, best, frozen, trained, settings.objective, notes=training.notes)
 
 
 def _checkpoint_layers(model: SentenceTransformer) -> None:

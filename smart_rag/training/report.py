@@ -63,6 +63,7 @@ class TrainingReport:
             without a training, ``"frozen hybrid - frozen pooled"``.
         objective: score that was trained.
         to_beat: nDCG@10 by ``objective`` before the first step. A training that does not exceed it gained nothing.
+        notes: what was mined, left out or not used of the training data, each kind with its count.
     """
 
     queries: int
@@ -74,6 +75,7 @@ class TrainingReport:
     differences: Mapping[str, Difference]
     objective: Objective
     to_beat: float
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -85,6 +87,8 @@ class TrainingReport:
         trained: ByRanking,
         objective: Objective,
         to_beat: float | None = None,
+        *,
+        notes: tuple[str, ...] = (),
     ) -> TrainingReport:
         """Return the report that compares ``trained`` with ``frozen``.
 
@@ -98,7 +102,7 @@ class TrainingReport:
         differences = corrected({f"{a} - {b}": difference(values[a], values[b]) for a, b in dict.fromkeys(pairs)})
         ndcg = {name: float(of_queries.mean()) for name, of_queries in values.items()}
         to_beat = history[0].by(objective) if to_beat is None else to_beat
-        return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective, to_beat)
+        return cls(*counts, tuple(history), best_epoch, ndcg, differences, objective, to_beat, notes)
 
     @property
     def saved(self) -> bool:

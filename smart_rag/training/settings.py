@@ -19,6 +19,8 @@ LOG_SECONDS = 60.0
 # Peak learning rates of fine-tuning: for all weights, and for LoRA. The latter is the paper's (arXiv 2605.24938).
 FULL_LEARNING_RATE = 2e-5
 LORA_LEARNING_RATE = 1e-4
+# Settings by which a mined hard negative is left out as a likely answer.
+_LIMITS = ("max_score", "absolute_margin", "relative_margin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,15 @@ class TrainingSettings:
             batch are negatives. If several processes train, each has such a batch, and all batches have the same
             negatives.
         weight_decay: weight decay of AdamW. The defaults are the paper's: 0.01 for an adapter, 0 for fine-tuning.
-        hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined.
+        hard_negatives: number of hard negatives of each query in a batch. If the data has fewer, the rest is mined. The
+            next five settings are for mined ones. They mean the same as in ``mine_hard_negatives`` of
+            sentence-transformers. Scores are hybrid scores of the frozen model, scaled to [-1, 1].
+        range_min: number of the best hits to skip. Positives do not count.
+        range_max: number of the best hits to choose from. By default ``range_min + hard_negatives``, and
+            ``range_min + 10 * hard_negatives`` if one of the next settings is set.
+        max_score: highest score of a hard negative.
+        absolute_margin: least distance of a hard negative's score from the lowest score of the query's positives.
+        relative_margin: the same as a share of this lowest score, for example 0.05.
         seed: seed of everything random except the split.
         checkpoint_minutes: number of minutes after which a checkpoint is saved, so that the training can be resumed.
             Each evaluation saves one, too.
@@ -41,6 +51,11 @@ class TrainingSettings:
     batch_size: int = 64
     weight_decay: float
     hard_negatives: int = 0
+    range_min: int = 0
+    range_max: int | None = None
+    max_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
     seed: int = 0
     checkpoint_minutes: float = 10.0
 
@@ -53,12 +68,38 @@ class TrainingSettings:
             )
         if self.hard_negatives < 0:
             raise InvalidInput(f"hard_negatives must be at least 0, got {self.hard_negatives}")
+        self._check_mining()
         if not self.weight_decay >= 0:
             raise InvalidInput(f"weight_decay must be at least 0, got {self.weight_decay}")
         for name in ("learning_rate", "temperature", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidInput(f"{name} must be above 0, got {value}")
+
+    @property
+    def leaves_out_likely_answers(self) -> bool:
+        """Whether a hit that scores too high is no hard negative."""
+        return any(getattr(self, name) is not None for name in _LIMITS)
+
+    def _check_mining(self) -> None:
+        given = [
+            name
+            for name, default in {"range_min": 0, **dict.fromkeys(("range_max", *_LIMITS))}.items()
+            if getattr(self, name) != default
+        ]
+        if given and not self.hard_negatives:
+            raise InvalidInput(f"{given[0]} is for hard negatives; set hard_negatives, too, to at least 1")
+        for name in ("range_min", "absolute_margin", "relative_margin"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InvalidInput(f"{name} must be at least 0, got {value}")
+        if self.max_score is not None and not -1 <= self.max_score <= 1:
+            raise InvalidInput(f"max_score must be from -1 to 1, got {self.max_score}")
+        if self.range_max is not None and self.range_max - self.range_min < self.hard_negatives:
+            raise InvalidInput(
+                f"range_max must be at least range_min + hard_negatives = {self.range_min + self.hard_negatives}, got "
+                f"{self.range_max}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -422,7 +422,7 @@ def test_the_best_is_kept_not_the_last(model, tmp_path, monkeypatch):
         return measure(self) if value is None else {name: np.full(4, value) for name in ("pooled", "late", "hybrid")}
 
     monkeypatch.setattr(HeldOutEvaluator, "measure", pretend)
-    monkeypatch.setattr(TrainingReport, "of", lambda *arguments: arguments)
+    monkeypatch.setattr(TrainingReport, "of", lambda *arguments, notes: arguments)
     _, history, best, *_ = finetune(model, some_data(), tmp_path / "model", SETTINGS, held_out=0.3, device="cpu")
     assert (best, [epoch.hybrid for epoch in history]) == (1, [0.1, 0.9, 0.2, 0.3])
     kept = SentenceTransformer(str(tmp_path / "model"), device="cpu").state_dict()
