@@ -7,7 +7,9 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
+from smart_rag.errors import InvalidInput
 from smart_rag.files.ignored import NAMES
+from smart_rag.paths import shown
 
 # Milliseconds of quiet after which changes are told. An editor writes a file in several steps.
 _QUIET = 300
@@ -25,6 +27,9 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
     Args:
         paths: files and folders.
         own: a folder whose changes do not count, such as that of an index.
+
+    Raises:
+        InvalidInput: the path of a folder is not UTF-8, which watchfiles cannot watch.
     """
     is_lost = polls = False
     while True:
@@ -33,6 +38,12 @@ def changes(paths: Sequence[Path], own: Path) -> Iterator[set[Path]]:
         # A file that is watched itself would be lost when an editor replaces it. So its folder is watched.
         folders = {place.parent if os.path.isfile(place) else place for place in places}
         numbers = {folder: _number(folder) for folder in folders}
+        for folder in folders:
+            if not _is_utf8(folder):
+                raise InvalidInput(
+                    f"{shown(folder)}: a folder cannot be watched if its path is not UTF-8; rename it, or index it "
+                    "again after changes"
+                )
         if any(numbers.values()):
             polls = yield from _changes(places, numbers, Path(os.path.realpath(own)), polls)
         elif not is_lost:
@@ -71,6 +82,14 @@ def _changes(
         # folders are read again and again, watchfiles ends only when such a file changes.
         return True
     return polls
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(folder: Path) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from helpers.other_users import as_nobody
 from helpers.text_files import write
 
+from smart_rag.errors import InvalidInput
 from smart_rag.files.watcher import changes
 
 pytestmark = pytest.mark.timeout(60)
@@ -77,6 +78,15 @@ def test_a_folder_that_is_replaced_and_removed_at_once_is_told(tmp_path):
     assert next(told) == {root}
     write(root / "b.txt", b"words")
     assert root in next(told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no names that are not UTF-8")
+def test_a_folder_whose_path_is_not_utf8_is_named(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xe9"))
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(InvalidInput, match=r"f\\xe9: a folder cannot be watched"):
+        next(changes([tmp_path / "link"], tmp_path / "own"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this system has no names that are not UTF-8")

@@ -50,6 +50,7 @@ class _Document:
         self._related = archive.related(self._main)
         self._notes = {kind: self._read_notes(kind) for kind in _NOTES.values()}
         self._numbering = Numbering(self._part_of("numbering"), self._part_of("styles"))
+        self._is_body = True
         self._labels: list[str] = []
         self._hidden: list[str] = []
         self._chunks: dict[str, str] = {}
@@ -57,9 +58,7 @@ class _Document:
     def text(self) -> str:
         found = [*self._margins("header"), *self._blocks(self._archive.xml(self._main)), *self._margins("footer")]
         # Notes that nothing refers to are shown nowhere, but nothing should be lost.
-        found += [
-            text for notes in self._notes.values() for element in notes.values() for text in self._blocks(element)
-        ]
+        found += [text for notes in self._notes.values() for element in notes.values() for text in self._apart(element)]
         return _BLOCK.join(found)
 
     def left_out(self, text: str) -> Iterator[str]:
@@ -89,7 +88,7 @@ class _Document:
         for found, name in self._related.values():
             root = self._archive.part(name) if found == kind else None
             if root is not None:
-                texts[_BLOCK.join(self._blocks(root))] = None
+                texts[_BLOCK.join(self._apart(root))] = None
         yield from filter(None, texts)
 
     def _read_notes(self, kind: str) -> dict[str, _Element]:
@@ -108,6 +107,14 @@ class _Document:
         """Return the paragraphs below an element, and the rows of its tables, each as one text."""
         return blocks(self, root)
 
+    def _apart(self, root: _Element) -> list[str]:
+        """Do the same as `_blocks` outside of the body, whose numbers do not count there. So none are given."""
+        self._is_body, before = False, self._is_body
+        try:
+            return self._blocks(root)
+        finally:
+            self._is_body = before
+
     def after(self, element: _Element) -> list[str]:
         """Return what a reference in a paragraph leads to: a note, a comment, a chart or a diagram."""
         name = local(element)
@@ -115,7 +122,7 @@ class _Document:
             return self._chunk(self._related.get(value(element, "id") or "", ("", ""))[1])
         if name in _NOTES:
             note = self._notes[_NOTES[name]].pop(value(element, "id") or "", None)
-            return [] if note is None else self._blocks(note)
+            return [] if note is None else self._apart(note)
         id = value(element, "dm" if name == "relIds" else "id") or ""
         _, part = self._related.get(id, ("", ""))
         drawing = self._archive.part(part) if part in self._archive.names else None
@@ -137,7 +144,7 @@ class _Document:
 
     def numbered(self, paragraph: _Element, text: str) -> str:
         """Return the ``text`` of a paragraph with the number that Word shows before it."""
-        label = self._numbering.label(paragraph)  # an empty paragraph counts, too
+        label = self._numbering.label(paragraph) if self._is_body else ""  # an empty paragraph counts, too
         if not text or not label:
             return text
         self._labels.append(label)

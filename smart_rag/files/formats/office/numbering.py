@@ -177,7 +177,7 @@ def _levels(element: _Element) -> Iterator[tuple[int, _Level]]:
             _Level(
                 _whole(_of_child(one, "start"), 0),
                 _of_child(one, "numFmt") or "decimal",
-                _of_child(one, "lvlText") or "",
+                (_of_child(one, "lvlText") or "")[:_LONGEST_LABEL],
                 _of_child(one, "pStyle"),
                 None if restart is None else _whole(restart, 0),
                 legal is not None and value(legal, "val") not in _OFF,

@@ -157,8 +157,13 @@ class _Walk:
             inner = self._frames.pop()
             inner.close_paragraph()
             self._frames[-1].add(name, inner.blocks, element)
-        elif name == "p" and element.find("{*}pPr/{*}rPr/{*}del") is None:  # else it is joined with the next paragraph
+        elif name == "p" and not _is_joined(element):
             self._frames[-1].close_paragraph(partial(self._document.numbered, element))
+
+
+def _is_joined(paragraph: _Element) -> bool:
+    """Return whether the end of a paragraph is deleted or moved away, so that the next one continues it."""
+    return any(paragraph.find(f"{{*}}pPr/{{*}}rPr/{{*}}{name}") is not None for name in ("del", "moveFrom"))
 
 
 def _field(element: _Element) -> str:

@@ -144,6 +144,23 @@ def test_numbers_hide_no_loss(tmp_path):
     assert "that the raw text of the file has" in loss
 
 
+def test_headers_and_notes_take_no_numbers_of_the_body(tmp_path):
+    note = '<w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
+    body = item("one").removesuffix("</w:p>") + note + item("two")
+    rels = related(rId1=("numbering", "numbering.xml"), rId2=("header", "h.xml"), rId3=("footnotes", "f.xml"))
+    parts = {"h": part("w:hdr", item("top")), "numbering": part("w:numbering", OUTLINE)}
+    parts["f"] = part("w:footnotes", f'<w:footnote w:id="2">{item("below")}</w:footnote>')
+    [page] = read_docx(docx(tmp_path / "a.docx", body, rels, **parts))
+    assert page.text.split("\n\n") == ["top", "1. one", "below", "2. two"]
+
+
+@pytest.mark.parametrize("change", ["del", "moveFrom"])
+def test_a_paragraph_that_is_deleted_or_moved_away_does_not_count(tmp_path, change):
+    away = item("away").replace("</w:pPr>", f"<w:rPr><w:{change}/></w:rPr></w:pPr><w:{change}>", 1)
+    away = away.replace("</w:p>", f"</w:{change}></w:p>")
+    assert lines(tmp_path, item("one") + away + item("two"), OUTLINE) == ["1. one", "2. two"]
+
+
 def test_a_hostile_definition_ends_nothing(tmp_path):
     numbering = definition(0, level(0, "%1" * 100_000, start="9" * 30), level("x", "%9"), level(400, "%1"))
     found = lines(tmp_path, item("a", 999) + item("b", 0), numbering + num(1, 0) + num(2, 7))
