@@ -264,7 +264,10 @@ def pages(tmp_path_factory):
     return load_training_data(page_images(tmp_path_factory.mktemp("pages") / "data"))
 
 
-@pytest.mark.parametrize(("family", "profile"), [("qwen3_vl", "qwen3-vl-embedding"), ("qwen2_vl", "general")])
+@pytest.mark.parametrize(
+    ("family", "profile"),
+    [("qwen3_vl", "qwen3-vl-embedding"), pytest.param("qwen2_vl", "general", marks=pytest.mark.slow)],
+)
 def test_lora_on_page_images(family, profile, pages, power_cut, tmp_path):
     """With an interruption. Vision layers do not change, and the folder holds the trained weights bit for bit."""
     # With most other seeds, the untrained weights rank best, and they would be kept.

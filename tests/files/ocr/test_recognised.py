@@ -51,7 +51,9 @@ def test_a_broken_word_has_two_boxes(page):
     assert page.boxes((start, start)) == []
 
 
-@pytest.mark.parametrize("angle", [90, 180, 270])
+@pytest.mark.parametrize(
+    "angle", [pytest.param(90, marks=pytest.mark.slow), 180, pytest.param(270, marks=pytest.mark.slow)]
+)
 def test_a_page_that_is_turned_has_the_same_text_and_its_own_boxes(angle):
     image = scan(*LINES).rotate(angle, expand=True)
     found = recognise_image(image)
