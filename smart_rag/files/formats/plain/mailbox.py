@@ -10,10 +10,11 @@ from pathlib import Path
 from smart_rag.errors import DocumentError, MissingExtra
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.mail import MOST_BYTES, page_of_mail
-from smart_rag.wording import one_line
+from smart_rag.wording import number, one_line
 
 # The line before each mail, and the first header of the mail.
 _BEGIN = re.compile(rb"From \S.*\d\d:\d\d")
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
 _QUOTED_FROM = re.compile(rb">+From ")
 _SIZE = re.compile(rb"\s*(\d{1,12})[ \t]*\r?\n")
 
@@ -26,7 +27,7 @@ def read_mbox(path: Path) -> Iterator[Page]:
         MissingExtra: the body of a mail is HTML, and selectolax is not installed.
     """
     place = 0
-    for place, (data, is_cut) in enumerate(_mails(path), 1):
+    for place, (data, is_cut, words_before) in enumerate(_mails(path), 1):
         try:
             page = page_of_mail(data, path)
         except MissingExtra:
@@ -35,32 +36,37 @@ def read_mbox(path: Path) -> Iterator[Page]:
             page = Page("", left_out=(f"mail {place} is {error.reason}",))
         except Exception as error:  # the standard library raises many kinds for headers that are malformed
             page = Page("", left_out=(f"mail {place} cannot be read ({type(error).__name__}: {one_line(error)})",))
-        left_out = (
-            (*page.left_out, f"what follows the first {MOST_BYTES // 10**6} MB of mail {place}") if is_cut else ()
-        )
-        yield replace(page, number=place, left_out=left_out or page.left_out)
+        left_out = list(page.left_out)
+        if is_cut:
+            left_out.append(f"what follows the first {MOST_BYTES // 10**6} MB of mail {place}")
+        if words_before and place == 1:
+            left_out.append(f"{number(words_before, 'word')} before the first mail")
+        yield replace(page, number=place, left_out=tuple(left_out))
     if not place:
         raise DocumentError(path, "no mailbox: no line begins with 'From ' and ends with a date")
 
 
-def _mails(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Yield the bytes of each mail, and whether they are cut off because they are too many."""
+def _mails(path: Path) -> Iterator[tuple[bytes, bool, int]]:
+    """Yield the bytes of each mail, whether they are cut off because they are too many, and the words before all."""
     lines: list[bytes] | None = None
-    size = 0
+    size = words = 0
     after_blank = True
     with path.open("rb") as file:
-        for line in file:
+        for place, line in enumerate(file):
+            line = line if place else line.removeprefix(_MARK)
             if after_blank and _BEGIN.match(line):
                 if lines is not None:
-                    yield b"".join(lines), size > MOST_BYTES
+                    yield b"".join(lines), size > MOST_BYTES, words
                 lines, size = [], 0
             elif lines is not None:
                 size += len(line)
                 if size <= MOST_BYTES:
                     lines.append(line[1:] if _QUOTED_FROM.match(line) else line)
+            else:
+                words += len(line.split())
             after_blank = not line.strip()
     if lines is not None:
-        yield b"".join(lines), size > MOST_BYTES
+        yield b"".join(lines), size > MOST_BYTES, words
 
 
 def read_emlx(path: Path) -> Iterator[Page]:

@@ -25,6 +25,13 @@ def test_a_mail_that_cannot_be_read_loses_no_other(tmp_path):
     assert second.text.endswith("The boat.")
 
 
+def test_what_stands_before_the_first_mail_is_counted(tmp_path):
+    first, second = read(write(tmp_path / "a.mbox", f"\ufeff{LINE}{FIRST}\n{LINE}{SECOND}"))
+    assert (first.metadata["subject"], first.left_out, second.left_out) == ("One", (), ())
+    first, second = read(write(tmp_path / "b.mbox", f"words of another program\n\n{LINE}{FIRST}\n{LINE}{SECOND}"))
+    assert (first.left_out, second.left_out) == (("4 words before the first mail",), ())
+
+
 def test_what_is_no_mailbox_is_refused(tmp_path):
     assert refused(write(tmp_path / "a.mbox", "Just words.")).startswith("no mailbox: ")
     assert refused(write(tmp_path / "a.emlx", "Just words.")).startswith("no .emlx file")
