@@ -207,7 +207,7 @@ class _Body:
     def _read_report(self, part: Message) -> None:
         """Read the fields of a report, and free text, which some servers write in their place."""
         for inner in _parts(part):
-            fields = "\n".join(f"{name}: {text}" for name, text in inner.raw_items())
+            fields = "\n".join(f"{name}: {text}" for name, text in inner.items())
             text = decode_part(payload_of(inner)[0]).text if not inner.is_multipart() else ""
             self.texts += [found for found in (fields, text.strip()) if found]
             if inner.is_multipart():

@@ -389,6 +389,12 @@ def test_a_report_that_is_encoded_is_read(tmp_path, encoding):
     assert body_of(tmp_path, HEAD + parts("report", PLAIN, report)) == (f"The plan.\n\n{FIELDS}", ())
 
 
+def test_a_report_in_raw_utf8_is_read(tmp_path):
+    """Servers write it, although the format has only ASCII."""
+    report = "Content-Type: message/delivery-status\n\nDiagnostic-Code: smtp; 550 Größe überschritten"
+    assert body_of(tmp_path, HEAD + parts("report", PLAIN, report))[0].endswith("550 Größe überschritten")
+
+
 def test_a_receipt_is_read(tmp_path):
     receipt = "Content-Type: message/disposition-notification\n\nDisposition: manual-action; displayed"
     assert body_of(tmp_path, HEAD + parts("report", PLAIN, receipt))[0].endswith(
