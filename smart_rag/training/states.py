@@ -252,13 +252,13 @@ def cached_states(
                 stack.enter_context(closing(TextStates(path / part, codec))) for part in ("queries", "documents")
             )
 
+        share = processes.joined_count() if name is not None else 1
+
         def own(states: TextStates, count: int) -> list[int]:
             """Return the starts of the batches that this process has to encode."""
-            every = processes.joined_count() if name is not None else 1
-            starts = range(0, count, _BATCH)[processes.rank() % every :: every]
+            starts = range(0, count, _BATCH)[processes.rank() % share :: share]
             return [start for start in starts if not states.has(start)]
 
-        share = processes.joined_count() if name is not None else 1
         total = (len(data.queries) + len(data.documents)) // share
         done = (len(queries) + len(documents)) // share
         title = f"encoding on {encoder.device}"

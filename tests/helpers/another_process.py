@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 from helpers.word_encoder import TESTS
 
@@ -50,6 +52,12 @@ def another_process(path, encoder="WordEncoder"):
             yield Writer(process)
         finally:
             process.kill()
+
+
+def with_tests(test_file, **variables):
+    """Return the environment of a new process with one thread that can import ``test_file`` and what it imports."""
+    folders = (Path(TESTS).parent, TESTS, Path(test_file).parent)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, folders)), **variables}
 
 
 def python(code, *arguments):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tiny_models
+from helpers.another_process import with_tests
 from helpers.some_pairs import some_data
 
 from smart_rag import SmartEncoder
@@ -79,15 +80,10 @@ def of_two(tmp_path_factory):
     out = tmp_path_factory.mktemp("processes")
     folder = tiny_models.bert(out / "model")
     code = f"import test_adapter_processes as t; t.joined({str(folder)!r}, {str(out)!r}, 12)"
-    root = Path(__file__).parents[2]
     launcher = Path(sys.executable).with_name("torchrun")
     done = subprocess.run(
         [launcher, "--standalone", "--nproc-per-node", "2", "--no-python", sys.executable, "-c", code],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", Path(__file__).parent))),
-        },
+        env=with_tests(__file__),
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_models
+from helpers.another_process import with_tests
 from helpers.some_pairs import WORDS
 
 from smart_rag import SmartEncoder
@@ -95,16 +96,8 @@ def of_two(tmp_path_factory):
     out = tmp_path_factory.mktemp("processes")
     folder = tiny_models.bert(out / "model")
     code = f"import test_several_processes as t; t.process({str(folder)!r}, {str(out)!r}, {CASES!r})"
-    root = Path(__file__).parents[2]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-                "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", Path(__file__).parent))),
-            },
-        )
+        subprocess.Popen([sys.executable, "-c", code], env=with_tests(__file__, RANK=str(rank), WORLD_SIZE="2"))
         for rank in range(2)
     ]
     assert [one.wait(timeout=300) for one in started] == [0, 0]

@@ -84,6 +84,7 @@ class Numbering:
             ),
             None,
         )
+        self._of_style: dict[str | None, _Element | None] = {}  # because many paragraphs have the same style
         self._used: dict[str, str] = {}  # from the id of a list to that of its definition
         self._lists: dict[str, _List] = {}
         self._changed: dict[str, dict[int, _Element]] = {}
@@ -121,6 +122,11 @@ class Numbering:
 
     def _property(self, style: str | None) -> _Element | None:
         """Return the numbering of a style, or of a style that it is based on."""
+        if style not in self._of_style:
+            self._of_style[style] = self._inherited(style)
+        return self._of_style[style]
+
+    def _inherited(self, style: str | None) -> _Element | None:
         for _ in range(_MOST_STYLES):
             element = self._styles.get(style or "")
             if element is None:

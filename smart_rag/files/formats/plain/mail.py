@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
@@ -55,7 +56,6 @@ _MOST_PARTS = 5_000
 _MOST_DEPTH = 20
 # The words of forms in forms are compared at each level.
 _MOST_FORMS = 10
-_MARK = b"\xef\xbb\xbf"  # of UTF-8
 _HEAD_BYTES = 1000
 
 
@@ -81,7 +81,7 @@ def page_of_mail(data: bytes, path: Path) -> Page:
     head = data[:_HEAD_BYTES]
     if head.count(0) * 4 > len(head):  # an editor saved it in UTF-16
         data = decode(data, path).text.encode()
-    message = parse(data.removeprefix(_MARK))
+    message = parse(data.removeprefix(BOM_UTF8))
     headers = {name: text for name in _HEADERS if (text := _header(message, name))}
     if not headers and not message.is_multipart():
         raise DocumentError(path, "no mail: it has none of the headers Subject, From, To and Date")

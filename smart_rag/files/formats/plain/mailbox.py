@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from smart_rag.wording import number, one_line
 
 # The line before each mail, and the first header of the mail.
 _BEGIN = re.compile(rb"From \S.*\d\d:\d\d")
-_MARK = b"\xef\xbb\xbf"  # of UTF-8
 _QUOTED_FROM = re.compile(rb">+From ")
 _SIZE = re.compile(rb"\s*(\d{1,12})[ \t]*\r?\n")
 
@@ -53,7 +53,7 @@ def _mails(path: Path) -> Iterator[tuple[bytes, bool, int]]:
     after_blank = True
     with path.open("rb") as file:
         for place, line in enumerate(file):
-            line = line if place else line.removeprefix(_MARK)
+            line = line if place else line.removeprefix(BOM_UTF8)
             if after_blank and _BEGIN.match(line):
                 if lines is not None:
                     yield b"".join(lines), size > MOST_BYTES, words
