@@ -1,4 +1,4 @@
-"""Contrastive loss with in-batch negatives, and late interaction with gradients.
+"""Contrastive loss with in-batch negatives, distillation, and late interaction with gradients.
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.training.settings import DistillationSettings
 
 
 def late_scores(
@@ -85,7 +86,93 @@ def contrastive_loss(
         if bool(excluded.gather(1, positives[:, None]).any()):
             raise InvalidInput("a query's positive is excluded; exclude only other documents")
         scores = scores.masked_fill(excluded, -torch.inf)
-    loss = functional.cross_entropy(scores.float() / temperature, positives)
+    return _finite(functional.cross_entropy(scores.float() / temperature, positives))
+
+
+def with_distillation(
+    loss: torch.Tensor,
+    scores: torch.Tensor,
+    teacher: torch.Tensor,
+    positives: torch.Tensor,
+    settings: DistillationSettings,
+    *,
+    temperature: float,
+) -> torch.Tensor:
+    """Return ``(1 - share) * loss + share * distillation``. The share and the kind of distillation are in ``settings``.
+
+    A batch in which no query has scores to learn from has the whole ``loss``. ``scores``, ``positives`` and
+    ``temperature`` are those of `contrastive_loss`. ``teacher`` is as in `kl_loss`. It may lack the last columns.
+
+    Raises:
+        EncoderError: the loss is not finite.
+    """
+    if settings.distillation == "none":
+        return loss
+    teacher = functional.pad(teacher, (0, scores.shape[1] - teacher.shape[1]), value=torch.nan)
+    if settings.distillation == "kl":
+        distilled = kl_loss(scores / temperature, teacher / settings.teacher_temperature)
+    else:
+        distilled = margin_mse_loss(scores / temperature, teacher / settings.teacher_temperature, positives)
+    if distilled is None:
+        return loss
+    share = settings.distillation_share
+    return _finite((1 - share) * loss + share * distilled)
+
+
+def kl_loss(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor | None:
+    """Return the mean KL divergence of the queries, a scalar.
+
+    None if no query has two documents with a teacher's score. Otherwise:
+
+        loss = mean over queries of sum_d p_d * log(p_d / q_d),    p = softmax_d(teacher),  q = softmax_d(scores)
+
+    Here d runs over the documents that the teacher has scored for the query (Hinton, Vinyals and Dean, 2015,
+    "Distilling the knowledge in a neural network", arXiv 1503.02531; for rankings: Ren et al., 2021, "RocketQAv2",
+    arXiv 2110.07367, equation 4).
+
+    Args:
+        scores: scores of each query and document, divided by their temperature (n_queries, n_documents).
+        teacher: the teacher's scores, divided by theirs. NaN where there is none (n_queries, n_documents).
+
+    >>> kl_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
+    tensor(0.3278)
+    """
+    known = ~teacher.isnan()
+    used = known.sum(dim=1) >= 2
+    if not bool(used.any()):
+        return None
+    known = known[used]
+    aims, logs = (
+        functional.log_softmax(of[used].float().masked_fill(~known, -torch.inf), dim=1) for of in (teacher, scores)
+    )
+    differences = (aims - logs).masked_fill(~known, 0.0)  # otherwise -inf - -inf
+    return (aims.exp() * differences).sum(dim=1).mean()
+
+
+def margin_mse_loss(scores: torch.Tensor, teacher: torch.Tensor, positives: torch.Tensor) -> torch.Tensor | None:
+    """Return the mean squared error of the margins, a scalar.
+
+    None if there is no pair that the teacher has scored. Otherwise:
+
+        loss = mean over pairs (q, d) of ((scores[q, p] - scores[q, d]) - (teacher[q, p] - teacher[q, d])) ^ 2
+
+    Here p is the positive of q, and d is another document. The teacher has scored both for q (Hofstätter et al., 2020,
+    "Improving efficient neural ranking models with cross-architecture knowledge distillation", arXiv 2010.02666,
+    equation 5). ``scores`` and ``teacher`` are those of `kl_loss`, ``positives`` those of `contrastive_loss`.
+
+    >>> margin_mse_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([0]))
+    tensor(4.)
+    """
+    scores = scores.float()
+    margins, aims = (of.gather(1, positives[:, None]) - of for of in (scores, teacher.float()))
+    used = ~aims.isnan()
+    used[torch.arange(len(positives), device=used.device), positives] = False
+    if not bool(used.any()):
+        return None
+    return functional.mse_loss(margins[used], aims[used])
+
+
+def _finite(loss: torch.Tensor) -> torch.Tensor:
     if not bool(loss.isfinite()):
         raise EncoderError(
             f"the loss is {loss.item()}, so the training cannot continue; train with a smaller learning rate"
