@@ -22,6 +22,7 @@ from smart_rag.training.settings import (
     FULL_LEARNING_RATE,
     LORA_LEARNING_RATE,
     AdapterSettings,
+    DistillationLoss,
     FinetuneSettings,
     Start,
 )
@@ -116,6 +117,16 @@ RelativeMargin = Annotated[
     float | None,
     typer.Option(min=0, help="The same distance as a share of the positive's score, for example 0.05."),
 ]
+DistillationOption = Annotated[
+    DistillationLoss,
+    typer.Option(
+        "--distillation", help="Learn a teacher's scores, which are in the data, by KL divergence or by margins."
+    ),
+]
+DistillationShare = Annotated[
+    float, typer.Option(max=1, callback=_check_positive, help="Share of the distillation in the loss.")
+]
+TeacherTemperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the teacher's scores.")]
 HeldOut = Annotated[
     float, typer.Option(callback=_check_share, help="Share of the documents to measure with, between 0 and 1.")
 ]
@@ -171,6 +182,9 @@ def train_adapter_command(
     max_score: MaxScore = AdapterSettings.max_score,
     absolute_margin: AbsoluteMargin = AdapterSettings.absolute_margin,
     relative_margin: RelativeMargin = AdapterSettings.relative_margin,
+    distillation: DistillationOption = AdapterSettings.distillation,
+    distillation_share: DistillationShare = AdapterSettings.distillation_share,
+    teacher_temperature: TeacherTemperature = AdapterSettings.teacher_temperature,
     seed: Seed = AdapterSettings.seed,
     checkpoint_minutes: CheckpointMinutes = AdapterSettings.checkpoint_minutes,
     base_model: BaseModel = None,
@@ -210,6 +224,9 @@ def train_adapter_command(
         max_score=max_score,
         absolute_margin=absolute_margin,
         relative_margin=relative_margin,
+        distillation=distillation,
+        distillation_share=distillation_share,
+        teacher_temperature=teacher_temperature,
         seed=seed,
         checkpoint_minutes=checkpoint_minutes,
     )
@@ -277,6 +294,9 @@ def finetune_command(
     max_score: MaxScore = FinetuneSettings.max_score,
     absolute_margin: AbsoluteMargin = FinetuneSettings.absolute_margin,
     relative_margin: RelativeMargin = FinetuneSettings.relative_margin,
+    distillation: DistillationOption = FinetuneSettings.distillation,
+    distillation_share: DistillationShare = FinetuneSettings.distillation_share,
+    teacher_temperature: TeacherTemperature = FinetuneSettings.teacher_temperature,
     seed: Seed = FinetuneSettings.seed,
     checkpoint_minutes: CheckpointMinutes = FinetuneSettings.checkpoint_minutes,
     evaluate_every: Annotated[
@@ -320,6 +340,9 @@ def finetune_command(
         max_score=max_score,
         absolute_margin=absolute_margin,
         relative_margin=relative_margin,
+        distillation=distillation,
+        distillation_share=distillation_share,
+        teacher_temperature=teacher_temperature,
         evaluate_every=evaluate_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,

@@ -46,16 +46,18 @@ _CODEC = "int8"
 def mine_negatives(
     data: TrainingData, encoder: Encoder, settings: TrainingSettings, *, show_progress_bar: bool = False
 ) -> TrainingData:
-    """Return ``data`` with up to ``settings.hard_negatives`` hard negatives for each query.
+    """Return ``data`` with ``settings.hard_negatives`` or more hard negatives for each query, if so many are found.
 
-    First come the negatives that a query already has. The others are the best hits of `SmartIndex.search`, without
-    positives, without documents that have the same text as a positive, and without likely answers. The ``notes`` of the
-    result say how many were found and left out.
+    A query keeps the negatives that it already has. If they are too few, the others are the best hits of
+    `SmartIndex.search`, without positives, without documents that have the same text as a positive, and without likely
+    answers. The ``notes`` of the result say how many were found and left out.
 
     Raises:
         InvalidInput: ``encoder`` cannot encode a document.
     """
     count = check_count("hard_negatives", settings.hard_negatives)
+    if all(len(query.negatives) >= count for query in data.queries):
+        return data
     positions = {document.id: i for i, document in enumerate(data.documents)}
     most_known = max(len(query.positives) + len(query.negatives) for query in data.queries)
     last = settings.range_max
@@ -84,9 +86,9 @@ def mine_negatives(
             if positions[hit.id] not in query.positives
             and Document(hit.id, hit.text).content(modalities) not in answers
         ]
-        negatives = list(query.negatives[:count])
+        negatives = list(query.negatives)
         for hit in others[settings.range_min : last]:
-            if len(negatives) == count:
+            if len(negatives) >= count:
                 break
             if positions[hit.id] in query.negatives:
                 continue
