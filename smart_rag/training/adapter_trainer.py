@@ -21,13 +21,13 @@ from smart_rag.progress import Progress
 from smart_rag.scoring import maxsim
 from smart_rag.training.batches import Batch, check_trainable, make_batch, with_notes_on_teacher
 from smart_rag.training.data import TrainingData
-from smart_rag.training.folder import TrainingFolder, record_of
-from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.losses import late_scores, training_loss
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
 from smart_rag.training.runs import processes
 from smart_rag.training.runs.checkpoints import read_checkpoint, write_checkpoint
+from smart_rag.training.runs.folder import TrainingFolder, record_of
 from smart_rag.training.runs.interrupts import uninterrupted
+from smart_rag.training.runs.prepared import prepare_once
 from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, AdapterSettings
 from smart_rag.training.split import hold_out
 from smart_rag.training.states import CachedStates, cached_states
@@ -111,8 +111,8 @@ def _train(
             folder.check_record(record)
         else:
             folder.start(record)
-        if settings.hard_negatives:  # the first process mines, and the others read what it wrote
-            training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
+        # The first process mines and asks the teacher, and the others read what it wrote.
+        training = prepare_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:

@@ -55,13 +55,14 @@ def with_notes_on_teacher(data: TrainingData, settings: TrainingSettings) -> Tra
         for query in data.queries
     )
     scored = sum(bool(query.scores) for query in data.queries)
-    if settings.distillation == "none":
-        note = f"the scores of {number(scored, 'query')} not used, because distillation is none" if scored else ""
+    if settings.distillation == "none" or settings.teacher is not None:
+        reason = "distillation is none" if settings.teacher is None else f"{settings.teacher} is the teacher"
+        note = f"the scores of {number(scored, 'query')} in the data not used, because {reason}" if scored else ""
     elif not usable:
         raise InvalidInput(
             f"{data.name}: distillation needs a teacher's scores of a query's positive and of its negatives; found "
             f"{number(scored, 'query')} with scores, and none with both; add the column scores, or the columns "
-            "pos_scores and neg_scores"
+            "pos_scores and neg_scores, or name a teacher"
         )
     else:
         missing = len(data.queries) - usable

@@ -28,10 +28,10 @@ from smart_rag.progress import Progress
 from smart_rag.training import lora
 from smart_rag.training.batches import check_trainable, content_groups, with_notes_on_teacher
 from smart_rag.training.data import TrainingData
-from smart_rag.training.folder import TrainingFolder, record_of
-from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.report import RANKINGS, ByRanking, Epoch, TrainingReport
 from smart_rag.training.runs import processes
+from smart_rag.training.runs.folder import TrainingFolder, record_of
+from smart_rag.training.runs.prepared import prepare_once
 from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, FinetuneSettings
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training.split import hold_out, with_distractors
@@ -120,8 +120,7 @@ def finetune(
         folder.check_record(record)
     else:
         folder.start(record)
-    if settings.hard_negatives:
-        training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
+    training = prepare_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
     evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
     frozen = evaluator.measure()
     if lora_config is not None:

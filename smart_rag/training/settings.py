@@ -26,21 +26,28 @@ _LIMITS = ("max_score", "absolute_margin", "relative_margin")
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings:
-    """Settings of how a teacher's scores, which are in the data, are learned.
+    """Settings of how the scores of a teacher are learned.
 
     Attributes:
         distillation: loss of a query's documents that the teacher has scored: ``"kl"`` compares their distributions,
             ``"margin-mse"`` their distances from the positive. ``"none"`` does not use the scores.
         distillation_share: share of this loss. The rest is the contrastive loss.
+        teacher: name or folder of a cross-encoder of sentence-transformers, which scores the positives and the hard
+            negatives of each query once. By default, the scores are in the data.
         teacher_temperature: divisor of the teacher's scores.
     """
 
     distillation: DistillationLoss = "none"
     distillation_share: float = 0.5
+    teacher: str | None = None
     teacher_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("distillation", self.distillation, DistillationLoss)
+        if self.teacher is not None and self.distillation == "none":
+            raise InvalidInput(
+                f"the teacher {self.teacher!r} is not used, because distillation is 'none'; set it to 'kl'"
+            )
         if not 0 < self.distillation_share <= 1:
             raise InvalidInput(f"distillation_share must be above 0 and at most 1, got {self.distillation_share}")
         if not self.teacher_temperature > 0:

@@ -4,18 +4,17 @@ import json
 import math
 import re
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from helpers import tiny_models
 from helpers.some_pairs import some_data
+from helpers.students import agreement, scores_by
 
 from smart_rag import SmartEncoder
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.errors import InvalidInput
-from smart_rag.scoring import maxsim
 from smart_rag.training import AdapterSettings, FinetuneSettings, finetune, load_training_data, train_adapter
 from smart_rag.training.batches import content_groups, make_batch
 from smart_rag.training.hard_negatives import mine_negatives
@@ -209,24 +208,6 @@ def encoder(tmp_path_factory):
     return SmartEncoder(tiny_models.bert(tmp_path_factory.mktemp("bert")), device="cpu")
 
 
-def scores_by(encoder, data, adapter=None):
-    """Return the pooled and the late scores (n_queries, n_documents). ``adapter`` makes the token embeddings."""
-    texts = ([query.text for query in data.queries], [document.text for document in data.documents])
-    queries, documents = encoder.encode_query(texts[0]), encoder.encode_document(texts[1])
-    tokens = [queries.tokens, documents.tokens]
-    if adapter is not None:
-        with torch.inference_mode():
-            states = [
-                encoder.token_states(of, task, (-1,)).tokens
-                for of, task in zip(texts, ("query", "document"), strict=True)
-            ]
-            tokens = [
-                replace(of, embeddings=adapter(torch.from_numpy(of.embeddings)[:, None].float()).numpy())
-                for of in states
-            ]
-    return queries.pooled @ documents.pooled.T, maxsim.late_interaction(*tokens, "cpu")
-
-
 @pytest.fixture(scope="module")
 def taught(encoder):
     """Return data with a teacher's scores. The teacher is an adapter with few dimensions and weights that nobody knows.
@@ -246,16 +227,6 @@ def taught(encoder):
         scores = {at: float(row[at]) for at in (int(best), *negatives)}
         queries.append(replace(query, positives=(int(best),), negatives=tuple(negatives), scores=scores))
     return replace(data, queries=queries)
-
-
-def agreement(scores, data):
-    """Return the share of pairs of a query's documents that are in the teacher's order."""
-    same = [
-        (scores[i, a] > scores[i, b]) == (query.scores[a] > query.scores[b])
-        for i, query in enumerate(data.queries)
-        for a, b in combinations(query.scores, 2)
-    ]
-    return float(np.mean(same))
 
 
 @pytest.mark.parametrize("kind", ["kl", "margin-mse"])
@@ -299,12 +270,12 @@ def test_a_fine_tuned_model_learns_the_ranking_of_its_teacher(encoder, taught, t
 def test_scores_that_are_missing_or_not_used_are_reported(encoder, taught, tmp_path):
     queries = [replace(query, scores={}) if i % 4 == 0 else query for i, query in enumerate(taught.queries)]
     settings = AdapterSettings(batch_size=16, epochs=1, hard_negatives=1)
-    for i, (kind, note) in enumerate([("none", "the scores of 60 queries not used, because distillation is none"),
-                                      ("kl", "20 queries without scores to distil")]):  # fmt: skip
+    unused = "the scores of 60 queries in the data not used, because distillation is none"
+    for kind, note in {"none": unused, "kl": "20 queries without scores to distil"}.items():
         report = train_adapter(
             encoder,
             replace(taught, queries=queries),
-            tmp_path / str(i),
+            tmp_path / kind,
             replace(settings, distillation=kind),
             held_out=some_data(20, seed=5),
             keep_anyway=True,
