@@ -21,7 +21,7 @@ ROWS = (
     ("errors",),
     ("values",),
     ("types", "config", "reports", "wording", "citations", "fences", "threads", "_version", "progress"),
-    ("paths",),
+    ("paths", "json_shapes"),
     ("embeddings",),
     ("files", "scoring"),
     ("store",),

@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, upkeep, write
-from smart_rag.cli.backfill import backfill
 from smart_rag.cli.console import err, on_terminal, out
 from smart_rag.errors import SmartRagError
 
@@ -62,7 +61,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": upkeep.convert,
     "backup": upkeep.backup,
     "restore": upkeep.restore,
-    "backfill": backfill,
+    "backfill": upkeep.backfill,
     "demo": measure.demo,
 }
 for _name, _command in _COMMANDS.items():

@@ -16,7 +16,7 @@ from smart_rag.cli.console import on_one_line, printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
 from smart_rag.scoring.products import numba_is_usable
-from smart_rag.types import Document, Hit, ImageSource, PdfPage, chunk_of
+from smart_rag.types import Document, Hit, chunk_of
 from smart_rag.wording import number, size_text
 
 if TYPE_CHECKING:
@@ -26,35 +26,6 @@ if TYPE_CHECKING:
     from smart_rag.types import IndexInfo
 
 _PASSAGE_LENGTH = 420  # characters of a passage that are shown
-
-
-def hit_json(hit: Hit, has_relevance: bool = False, neighbours: Sequence[Document] = ()) -> dict[str, Any]:
-    """Return a hit as JSON values, with its ``neighbours``.
-
-    ``has_relevance`` says whether to compute the relevance. If not, it is null.
-    """
-    return {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "relevance": hit.relevance if has_relevance else None,
-        "pooled_score": hit.pooled_score,
-        "late_score": hit.late_score,
-        "unread": list(hit.unread),
-        "duplicates": list(hit.duplicates),
-        "source": hit.source,
-        "page": hit.page,
-        "text": hit.text,
-        "image": _file(hit.image),
-        "video": _file(hit.video),
-        "metadata": dict(hit.metadata),
-        "neighbours": [{"id": one.id, "page": one.metadata.get("page"), "text": one.text} for one in neighbours],
-    }
-
-
-def _file(source: ImageSource | None) -> str | None:
-    """Return the path of an image or a video. For a page of a PDF, return the path of the PDF."""
-    return None if source is None else str(source.path if isinstance(source, PdfPage) else source)
 
 
 def source_label(hit: Hit) -> str:

@@ -42,6 +42,7 @@ from smart_rag.config import (
     FirstStageName,
 )
 from smart_rag.errors import DocumentError, EncoderError, InvalidInput
+from smart_rag.json_shapes import hit_json
 from smart_rag.paths import absolute
 from smart_rag.types import Content, Document, Hit, Span
 
@@ -119,7 +120,7 @@ def search(
             around = [hit.neighbours(neighbours) if neighbours else [] for hit in hits]
             if as_json:
                 shown = zip(hits, around, strict=True)
-                print_json([display.hit_json(hit, is_calibrated, documents) for hit, documents in shown])
+                print_json([hit_json(hit, is_calibrated, documents) for hit, documents in shown])
             else:
                 _show_hits(index, hits, around, is_calibrated, _nothing(min_relevance))
             if explain is not None and hits:  # print the hits first, because the image file may no longer exist
@@ -347,7 +348,7 @@ def _write_picture(hit: Hit, path: Path) -> None:
 def _print_answer_json(reply: Answer) -> None:
     text = "".join(reply) if reply.sources else None
     cited = {hit.rank for hit in reply.cited}
-    sources = [{**display.hit_json(hit), "cited": hit.rank in cited} for hit in reply.sources]
+    sources = [{**hit_json(hit), "cited": hit.rank in cited} for hit in reply.sources]
     print_json(
         {
             "answer": text,

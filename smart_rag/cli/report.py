@@ -13,19 +13,19 @@ from smart_rag.cli.console import err, note, out
 from smart_rag.cli.display import short_path
 from smart_rag.files.finder import is_expected
 from smart_rag.files.formats.known import suffix_of
+from smart_rag.json_shapes import counts_json
 from smart_rag.paths import shown
 from smart_rag.reports import AddReport, ReadFile
 from smart_rag.wording import number
 
 # Files with losses that are named on the terminal. The file of --report names all of them.
 _MOST_NAMES = 20
-_COUNTS = ("added", "replaced", "unchanged", "moved", "removed")
 
 
 def report_json(report: AddReport) -> dict[str, Any]:
     """Return a report as JSON values: counts of passages, a summary by type, and what became of each file."""
     return {
-        "passages": {name: getattr(report, name) for name in _COUNTS},
+        "passages": counts_json(report),
         "by_type": _by_type(report.read),
         "read": [
             {
@@ -43,7 +43,7 @@ def report_json(report: AddReport) -> dict[str, Any]:
 
 def print_report(report: AddReport) -> None:
     """Print the counts of ``report`` to standard output, and what was left out to standard error."""
-    counts = ", ".join(f"{getattr(report, name):,} {name}" for name in _COUNTS if getattr(report, name))
+    counts = ", ".join(f"{count:,} {name}" for name, count in counts_json(report).items() if count)
     out.print(f"passages: {counts or 'none'}")
     if len({suffix_of(file.path) for file in report.read}) > 1:
         err.print(_type_table(report.read))

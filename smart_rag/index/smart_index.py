@@ -937,8 +937,13 @@ class SmartIndex:
         source_key: str = "source",
         fold_duplicates: bool = False,
         stopwatch: Stopwatch | None = None,
+        encoded: Representation | None = None,
     ) -> list[list[Hit]]:
-        """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once."""
+        """Do the same as `search` for each of ``queries``. An exhaustive search reads the index only once.
+
+        If `encode_queries` has encoded the ``queries`` before, pass the result as ``encoded``. Then they are not
+        encoded again.
+        """
         self._check_open()
         check_choice("first_stage", first_stage, FirstStageName)
         if min_relevance is not None:
@@ -955,10 +960,10 @@ class SmartIndex:
         if not len(queries):
             return []
         with search.stopwatch.measure("encode"):
-            encoded = queries if isinstance(queries, Representation) else self.encode_queries(queries)
-        self._encoder.check(encoded)
+            vectors = self._vectors_of_queries(queries, encoded)
+        self._encoder.check(vectors)
         found = [
-            self._explainable(hits, query, search) for query, hits in zip(queries, search.hits(encoded), strict=True)
+            self._explainable(hits, query, search) for query, hits in zip(queries, search.hits(vectors), strict=True)
         ]
         if min_relevance is None:
             return found
@@ -974,6 +979,7 @@ class SmartIndex:
         *,
         weights: Weights | None = None,
         weighting: Weighting | None = None,
+        encoded: Representation | None = None,
     ) -> list[Hit]:
         """Score ``hits`` for ``query``, and return them, best first.
 
@@ -982,18 +988,19 @@ class SmartIndex:
             hits: hits or texts. A text is encoded. Its id is its position, padded with zeros.
             top_k: the number of hits to return. By default, all hits.
             weights, weighting: as in `search`.
+            encoded: the representation of ``query``, if `encode_queries` has encoded it before.
         """
         self._check_open()
         if top_k is not None:
             top_k = check_count("top_k", top_k)
         search = self._search(top_k or 1, weights, weighting)
-        encoded = query if isinstance(query, Representation) else self.encode_queries([query])
+        vectors_of_query = self._vectors_of_queries(query if isinstance(query, Representation) else [query], encoded)
         if not hits:
             return []
         documents = as_documents(hits)
         vectors = vectors_of(documents, {hit.id for hit in hits if isinstance(hit, Hit)}, search, self._encoder)
-        token_weights = search.token_weights(encoded)
-        ranked = rank(encoded, documents, vectors, search.weights, top_k, self._encoder.device, token_weights)
+        token_weights = search.token_weights(vectors_of_query)
+        ranked = rank(vectors_of_query, documents, vectors, search.weights, top_k, self._encoder.device, token_weights)
         return self._explainable(ranked, query, search)
 
     async def arerank(
@@ -1100,6 +1107,18 @@ class SmartIndex:
         """
         self._check_open()
         return self._encoder.encode_queries(queries)
+
+    def _vectors_of_queries(
+        self, queries: Sequence[str | Content] | Representation, encoded: Representation | None
+    ) -> Representation:
+        """Return the representation of ``queries``: ``encoded``, if the caller has it."""
+        if isinstance(queries, Representation):
+            return queries
+        if encoded is None:
+            return self.encode_queries(queries)
+        if len(encoded) != len(queries):
+            raise InvalidInput(f"encoded has {number(len(encoded), 'text')}, expected one for each of {number(len(queries), 'query')}")
+        return encoded
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -1348,6 +1367,12 @@ def scan_scores(
     index._check_open()
     index._encoder.check(queries)
     yield from replace(index._search(1, None, weighting), where=where).scan(queries)
+
+
+def encode_texts(index: SmartIndex, texts: Sequence[str]) -> Representation:
+    """Return the representation of ``texts`` as documents, and keep nothing of it. The server uses this."""
+    index._check_open()
+    return index._encoder.encode_exactly(list(map(Content, texts)))
 
 
 def remove_empty(index: SmartIndex) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from smart_rag import Hit
 from smart_rag.cli import display
+from smart_rag.json_shapes import hit_json
 from smart_rag.types import PdfPage
 from smart_rag.wording import size_text
 
@@ -19,10 +20,10 @@ def test_a_hit_without_text_is_shown_by_its_medium(capsys):
     for shown, medium in ((hit, "[video]"), (replace(hit, image="a.png", video=None), "[image]")):
         Console(width=80).print(display.hit_text(shown, (1, 2), []))
         assert capsys.readouterr().out.splitlines()[1].strip() == medium
-        found = display.hit_json(shown)
+        found = hit_json(shown)
         assert (found["image"], found["video"]) == (shown.image, shown.video)
     page = replace(hit, image=PdfPage(Path("a.pdf"), 3), video=None)
-    assert display.hit_json(page)["image"] == "a.pdf"
+    assert hit_json(page)["image"] == "a.pdf"
 
 
 @pytest.mark.parametrize(
