@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, upkeep, write
 from smart_rag.cli.console import err, on_terminal, out
+from smart_rag.cli.serve import serve
 from smart_rag.errors import SmartRagError
 
 # Commands that go on where an interrupted run stopped.
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "index": write.index,
     "search": read.search,
     "ask": read.ask,
+    "serve": serve,
     "eval": measure.evaluate,
     "compare": measure.compare,
     "tune": measure.tune,

@@ -1117,7 +1117,9 @@ class SmartIndex:
         if encoded is None:
             return self.encode_queries(queries)
         if len(encoded) != len(queries):
-            raise InvalidInput(f"encoded has {number(len(encoded), 'text')}, expected one for each of {number(len(queries), 'query')}")
+            raise InvalidInput(
+                f"encoded has {number(len(encoded), 'text')}, expected one for each of {number(len(queries), 'query')}"
+            )
         return encoded
 
     @property

@@ -28,6 +28,7 @@ def library(command):
     from smart_rag.evaluation.datasets import load_dataset, load_labels
     from smart_rag.evaluation.paper.evaluation import evaluate_published
     from smart_rag.files import limits
+    from smart_rag.serving import ServerSettings
 
     return {
         "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
@@ -37,6 +38,7 @@ def library(command):
         "compare": [comparison.compare],
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
+        "serve": [SmartEncoder, SmartIndex.open, ServerSettings],
         "sources": [SmartIndex.add_files],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],
