@@ -57,8 +57,7 @@ class Guard:
             if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
                 raise Refused(403, "a page of another site may not use this server")
             return
-        found = urlsplit(origin) if origin.startswith(("http://", "https://")) else None
-        host, port = _split("" if found is None else found.netloc)
+        host, port = _split(origin.partition("://")[2] if origin.startswith(("http://", "https://")) else "")
         address, own_port = scope.get("server") or ("", None)
         is_own = port in (None, own_port) if own_port in (80, 443) else port == own_port
         known = host in self._names or host == self._host or (address_of(host) is not None and host == address)

@@ -73,6 +73,8 @@ class Metrics:
         for route in _ROUTES:
             if ("seconds", route, "") in values:
                 yield from self._histogram(route, values)
+        yield from _head("requests_in_progress", "gauge", "Requests that run now, in the worker that answers.")
+        yield f"smart_rag_requests_in_progress {self.in_progress}"
         yield from _head("encoded_total", "counter", "Queries and texts that were encoded.")
         yield f"smart_rag_encoded_total {values.get(('encoded', '', ''), 0):.0f}"
         yield from _head("encoder_calls_total", "counter", "Calls in which they were encoded.")

@@ -18,7 +18,7 @@ from smart_rag.serving.metrics import Metrics
 from smart_rag.serving.problems import Refused
 from smart_rag.serving.settings import ServerSettings
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import Content, Document, Hit
+from smart_rag.types import Content, Document, Hit, is_unicode
 from smart_rag.wording import number
 
 T = TypeVar("T")
@@ -77,9 +77,10 @@ class ServedIndex:
             Refused: there are too many texts.
         """
         self.check_number(len(texts), "text")
-        empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
-        if empty is not None:
-            raise Refused(422, f"text {empty} is empty")
+        for i, text in enumerate(texts):
+            if not text.strip():
+                raise Refused(422, f"text {i} is empty")
+            _check_unicode(text, f"text {i}")
         return await self._texts.encode(texts)
 
     async def search(
@@ -90,6 +91,8 @@ class ServedIndex:
         The relevance of the hits is known if the scale of the index is known and holds for the weights of the search.
         To find it would take seconds.
         """
+        if not queries:
+            return []
         with stopwatch.measure("encode"):
             encoded = await self.encode_queries(queries)
 
@@ -108,6 +111,8 @@ class ServedIndex:
     async def rerank(self, query: str, documents: Sequence[Hit | str], top_k: int | None, **options: Any) -> list[Hit]:
         """Return ``documents`` as hits, best first. ``options`` are arguments of `SmartIndex.rerank`."""
         self.check_number(len(documents), "document")
+        for i, document in enumerate(documents):
+            _check_unicode(document if isinstance(document, str) else document.text, f"document {i}")
         encoded = await self.encode_queries([query])
         return await self.read(lambda: self.index.rerank(query, documents, top_k, encoded=encoded, **options))
 
@@ -144,3 +149,9 @@ class ServedIndex:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE)
+
+
+def _check_unicode(text: str, name: str) -> None:
+    """Raise `Refused` if ``text`` has half of a surrogate pair, which models cannot read. JSON can have it."""
+    if not is_unicode(text):
+        raise Refused(422, f"{name} holds a lone surrogate; expected Unicode")
