@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import uvicorn
 from helpers.word_encoder import WordEncoder
 
+from smart_rag import SmartIndex
+from smart_rag.serving import serve
 from smart_rag.serving.application import application
 from smart_rag.serving.metrics import Metrics
 from smart_rag.serving.server import _listening
@@ -33,6 +36,9 @@ class Failing(WordEncoder):
         self.calls = []
         self.gate = threading.Event()
         self.entered = threading.Event()
+
+    def __reduce__(self):
+        return Failing, ()
 
     def encode_query(self, texts):
         self.calls.append(list(texts))
@@ -67,12 +73,34 @@ def server(indexes, **settings):
 @contextlib.contextmanager
 def program(*arguments, **environment):
     """Run ``smart-rag serve`` on a free port, and yield the process and a client."""
+    with _running(["-m", "smart_rag", "serve", "--port", "0", *arguments], environment) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def words_program(folder, workers):
+    """Do the same with an index of `Failing`, by `smart_rag.serving.serve`."""
+    code = "import sys; from helpers.served import serve_words; serve_words(sys.argv[1], int(sys.argv[2]))"
+    with _running(["-c", code, folder, workers], {}) as running:
+        yield running
+
+
+def serve_words(folder, workers):
+    settings = ServerSettings(port=0, workers=workers, token=None)
+    serve({"words": partial(SmartIndex.open, folder, Failing())}, settings, lambda url: print(f"{url};", flush=True))
+
+
+@contextlib.contextmanager
+def _running(arguments, environment):
     started = subprocess.Popen(
-        [sys.executable, "-m", "smart_rag", "serve", "--port", "0", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={
+            **{**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        },
     )
     try:
         line = started.stdout.readline()

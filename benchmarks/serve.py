@@ -1,0 +1,104 @@
+"""Throughput of `smart-rag serve`: 32 clients at the same time, and one request at a time, in turn.
+
+python benchmarks/serve.py DATASET_DIR [--clients N] [--seconds S] [--rounds N] [--folder DIR] [--json FILE]
+
+The clients are in another process than the server, and each keeps its connection. "Encoding" is `/v1/embeddings` with
+one query, and "search" is `/search` with the defaults. A round measures both, alone and together, so the ratios of a
+round are of the same moment. Both share the cores of the machine with the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import count
+from pathlib import Path
+from statistics import quantiles
+
+import httpx
+from report import publish, spread
+from tqdm import tqdm
+
+from smart_rag import SmartEncoder, SmartIndex
+from smart_rag.evaluation import load_dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="folder of the index, which is created if missing")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    dataset = load_dataset(arguments.dataset)
+    queries = list(dataset.queries.values())
+    requests: dict[str, tuple[str, Callable[[str], object]]] = {
+        "encoding": ("/v1/embeddings", lambda query: {"input": query, "input_type": "query"}),
+        "search": ("/search", lambda query: {"query": query}),
+    }
+    rows: dict[str, list[float]] = {}
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "index"
+        if not folder.exists():
+            with SmartIndex.create(folder, SmartEncoder("minilm", device="cpu")) as index:
+                index.add(dataset.documents, show_progress_bar=True)
+        command = [sys.executable, "-m", "smart_rag", "serve", "--db", str(folder), "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            address = re.search(r"http://\S+(?=;)", server.stdout.readline())
+            assert address, "the server did not start"
+            try:
+                for path, body in requests.values():
+                    asyncio.run(load(address[0], path, body, queries, 4, 2.0))  # this warms it up
+                for _ in tqdm(range(arguments.rounds), desc="measuring"):
+                    for what, (path, body) in requests.items():
+                        alone = asyncio.run(load(address[0], path, body, queries, 1, arguments.seconds))
+                        many = asyncio.run(load(address[0], path, body, queries, arguments.clients, arguments.seconds))
+                        rows.setdefault(f"{what}: throughput together / alone", []).append(len(many) / len(alone))
+                        for who, times in (("alone", alone), (f"{arguments.clients} clients", many)):
+                            rows.setdefault(f"{what}, {who}: requests/s", []).append(len(times) / arguments.seconds)
+                            p50, p95 = quantiles(times, n=20)[9], quantiles(times, n=20)[18]
+                            rows.setdefault(f"{what}, {who}: p50, ms", []).append(p50)
+                            rows.setdefault(f"{what}, {who}: p95, ms", []).append(p95)
+            finally:
+                server.terminate()
+    publish(
+        f"{arguments.clients} clients of a server over {len(dataset.documents)} documents of {arguments.dataset.name}",
+        {name: spread(values) for name, values in rows.items()},
+        arguments.json,
+        load=os.getloadavg(),
+    )
+
+
+async def load(
+    address: str, path: str, body: Callable[[str], object], queries: Sequence[str], clients: int, seconds: float
+) -> list[float]:
+    """Send requests by some clients, each one after the other. Return the milliseconds of each request."""
+    numbers, times = count(), list[float]()
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
+        end = time.perf_counter() + seconds
+
+        async def ask() -> None:
+            while (started := time.perf_counter()) < end:
+                response = await client.post(path, json=body(queries[next(numbers) % len(queries)]))
+                response.raise_for_status()
+                times.append(1e3 * (time.perf_counter() - started))
+
+        await asyncio.gather(*(ask() for _ in range(clients)))
+    return times
+
+
+if __name__ == "__main__":
+    main()
