@@ -3,14 +3,16 @@
 python benchmarks/serve.py DATASET_DIR [--clients N] [--seconds S] [--rounds N] [--folder DIR] [--json FILE]
 
 The clients are in another process than the server, and each keeps its connection. "Encoding" is `/v1/embeddings` with
-one query, and "search" is `/search` with the defaults. A round measures both, alone and together, so the ratios of a
-round are of the same moment. Both share the cores of the machine with the server.
+one query, "short encoding" the same with its first five words, and "search" is `/search` with the defaults. A round
+measures all of them, alone and together, so the ratios of a round are of the same moment. The clients share the cores
+of the machine with the server.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -23,7 +25,6 @@ from itertools import count
 from pathlib import Path
 from statistics import quantiles
 
-import httpx
 from report import publish, spread
 from tqdm import tqdm
 
@@ -45,6 +46,10 @@ def main() -> None:
     queries = list(dataset.queries.values())
     requests: dict[str, tuple[str, Callable[[str], object]]] = {
         "encoding": ("/v1/embeddings", lambda query: {"input": query, "input_type": "query"}),
+        "short encoding": (
+            "/v1/embeddings",
+            lambda query: {"input": " ".join(query.split()[:5]), "input_type": "query"},
+        ),
         "search": ("/search", lambda query: {"query": query}),
     }
     rows: dict[str, list[float]] = {}
@@ -81,22 +86,30 @@ def main() -> None:
     )
 
 
+# `httpx` would take as much of the processor for a request as the server does.
 async def load(
     address: str, path: str, body: Callable[[str], object], queries: Sequence[str], clients: int, seconds: float
 ) -> list[float]:
     """Send requests by some clients, each one after the other. Return the milliseconds of each request."""
     numbers, times = count(), list[float]()
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
-        end = time.perf_counter() + seconds
+    host, port = address.removeprefix("http://").split(":")
+    end = time.perf_counter() + seconds
 
-        async def ask() -> None:
-            while (started := time.perf_counter()) < end:
-                response = await client.post(path, json=body(queries[next(numbers) % len(queries)]))
-                response.raise_for_status()
-                times.append(1e3 * (time.perf_counter() - started))
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while (started := time.perf_counter()) < end:
+            content = json.dumps(body(queries[next(numbers) % len(queries)])).encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+            assert answer.startswith("HTTP/1.1 200"), answer
+            length = re.search(r"(?i)content-length: (\d+)", answer)
+            assert length
+            await reader.readexactly(int(length[1]))
+            times.append(1e3 * (time.perf_counter() - started))
+        writer.close()
 
-        await asyncio.gather(*(ask() for _ in range(clients)))
+    await asyncio.gather(*(ask() for _ in range(clients)))
     return times
 
 

@@ -58,8 +58,9 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Most requests at a time; further ones get status 503.")
     ] = _DEFAULTS.max_concurrency,
     max_batch: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most queries that are encoded together.")
-    ] = _DEFAULTS.max_batch,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Most queries in one call of the model; by default 8, or 64 on a GPU."),
+    ] = None,
     batch_window: Annotated[
         float,
         typer.Option(min=0, metavar="MS", help="Milliseconds to wait for more queries if several clients ask."),

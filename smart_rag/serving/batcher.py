@@ -1,43 +1,40 @@
-"""`Batcher`: encodes what several requests need in one call."""
+"""`Batcher`: encodes the texts of several requests together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from smart_rag.embeddings.representation import Representation
 from smart_rag.threads import in_reader_thread
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Call(Generic[Item]):
-    """The items of one request, and the place of their result."""
+class _Request:
+    """The texts of one request, and the place of their result."""
 
-    items: Sequence[Item]
+    texts: Sequence[str]
     result: asyncio.Future[Representation]
 
 
-class Batcher(Generic[Item]):
-    """Calls ``function`` with the items of all requests that wait. It runs in a reader thread, once at a time.
+class Batcher:
+    """Calls ``function`` with the texts of all requests that wait. It runs in a reader thread, once at a time.
 
-    While it runs, further requests wait, and are served together after it. If the last call was for several requests,
-    the next one begins after a short ``window``, in which others may arrive. So a client that is alone never waits.
+    While it runs, further requests wait, and are served together after it. Then those that are about as long share a
+    call, so that little is padded. If several requests were served together, the next ones begin after a short
+    ``window``, in which others may arrive. So a client that is alone never waits.
 
     Args:
-        function: encodes items, in their order.
+        function: encodes texts, in their order.
         window: seconds.
-        most: the largest number of items in one call. The items of one request stay together, even if there are more.
-        on_call: a function that gets the number of items of each call.
+        most: the largest number of texts in one call. The texts of one request stay together, even if there are more.
+        on_call: a function that gets the number of texts of each call.
     """
 
     def __init__(
         self,
-        function: Callable[[list[Item]], Representation],
+        function: Callable[[list[str]], Representation],
         window: float,
         most: int,
         on_call: Callable[[int], None],
@@ -46,59 +43,61 @@ class Batcher(Generic[Item]):
         self._window = window
         self._most = most
         self._on_call = on_call
-        self._waiting: deque[_Call[Item]] = deque()
+        self._waiting: list[_Request] = []
         self._task: asyncio.Task[None] | None = None
-        self._is_busy = False
 
-    async def encode(self, items: Sequence[Item]) -> Representation:
-        """Return the representation of ``items``, in their order. Errors of other requests' items do not matter."""
-        call = _Call(items, asyncio.get_running_loop().create_future())
-        self._waiting.append(call)
+    async def encode(self, texts: Sequence[str]) -> Representation:
+        """Return the representation of ``texts``, in their order. Errors of other requests' texts do not matter."""
+        request = _Request(texts, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
-        return await call.result
+        return await request.result
 
     async def _serve(self) -> None:
+        is_busy = False
         while self._waiting:
-            if self._is_busy:
+            if is_busy:
                 await asyncio.sleep(self._window)
-            calls = self._next()
-            self._is_busy = len(calls) > 1
-            await self._run(calls)
+            requests, self._waiting = self._waiting, []
+            is_busy = len(requests) > 1
+            for call in self._calls(requests):
+                await self._run(call)
 
-    def _next(self) -> list[_Call[Item]]:
-        """Return the calls to serve together: the first, and those after it that fit. A dropped one is left out."""
-        calls: list[_Call[Item]] = []
+    def _calls(self, requests: list[_Request]) -> Iterator[list[_Request]]:
+        """Yield the requests that share a call. A client that has gone away is left out."""
+        call: list[_Request] = []
         count = 0
-        while self._waiting and (not calls or count + len(self._waiting[0].items) <= self._most):
-            call = self._waiting.popleft()
-            if not call.result.done():  # the client has not gone away
-                calls.append(call)
-                count += len(call.items)
-        return calls
+        for request in sorted(requests, key=lambda one: max(map(len, one.texts), default=0)):
+            if call and count + len(request.texts) > self._most:
+                yield call
+                call, count = [], 0
+            if not request.result.done():
+                call.append(request)
+                count += len(request.texts)
+        if call:
+            yield call
 
-    async def _run(self, calls: Sequence[_Call[Item]]) -> None:
-        """Serve ``calls``. If this fails, serve each half alone. So only the call that has the error gets it."""
-        if not calls:
-            return
-        items = [item for call in calls for item in call.items]
-        self._on_call(len(items))
+    async def _run(self, requests: Sequence[_Request]) -> None:
+        """Serve ``requests``. If this fails, serve each half alone. So only the request that has the error gets it."""
+        texts = [text for request in requests for text in request.texts]
+        self._on_call(len(texts))
         try:
-            vectors = await in_reader_thread(self._function, items)
+            vectors = await in_reader_thread(self._function, texts)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # a panic of the tokenizer's Rust code is no Exception
-            if len(calls) == 1:
-                _set(calls[0].result, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            if len(requests) == 1:
+                _set(requests[0].result, error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 return
-            middle = len(calls) // 2
-            await self._run(calls[:middle])
-            await self._run(calls[middle:])
+            middle = len(requests) // 2
+            await self._run(requests[:middle])
+            await self._run(requests[middle:])
             return
         start = 0
-        for call in calls:
-            _set(call.result, vectors.slice(start, start + len(call.items)))
-            start += len(call.items)
+        for request in requests:
+            _set(request.result, vectors.slice(start, start + len(request.texts)))
+            start += len(request.texts)
 
 
 def _set(result: asyncio.Future[Representation], found: Representation | Exception) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from smart_rag.embeddings.representation import Representation
+from smart_rag.encoders.protocol import device_of
 from smart_rag.errors import IndexLocked
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.smart_index import SmartIndex, encode_texts
@@ -18,11 +19,15 @@ from smart_rag.serving.metrics import Metrics
 from smart_rag.serving.problems import Refused
 from smart_rag.serving.settings import ServerSettings
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import Content, Document, Hit, is_unicode
+from smart_rag.types import Document, Hit, is_unicode
 from smart_rag.wording import number
 
 T = TypeVar("T")
 
+# On a CPU, larger batches cost more by their padding than they save. With MiniLM, 32 questions of 8 to 37 tokens took a
+# third less time in batches of 4 or 8 than one by one, and more in one batch.
+_BATCH_ON_CPU = 8
+_BATCH_ON_GPU = 64
 # Seconds between two tries to write while another process writes.
 _PAUSE = 0.05
 
@@ -51,9 +56,11 @@ class ServedIndex:
         self.name = name
         self.index = index
         self._settings = settings
-        window, most, count = settings.batch_window / 1e3, settings.max_batch, metrics.count_encoded
-        self._queries: Batcher[str | Content] = Batcher(index.encode_queries, window, most, count)
-        self._texts: Batcher[str] = Batcher(lambda texts: encode_texts(index, texts), window, most, count)
+        is_on_cpu = index.manifest.encoder is None or device_of(index.encoder) == "cpu"
+        most = settings.max_batch or (_BATCH_ON_CPU if is_on_cpu else _BATCH_ON_GPU)
+        window, count = settings.batch_window / 1e3, metrics.count_encoded
+        self._queries = Batcher(index.encode_queries, window, most, count)
+        self._texts = Batcher(lambda texts: encode_texts(index, texts), window, most, count)
 
     async def encode_queries(self, queries: Sequence[str]) -> Representation:
         """Return the representation of ``queries``.
@@ -67,7 +74,8 @@ class ServedIndex:
             if len(query) > self._settings.max_query_length:
                 most = number(self._settings.max_query_length, "character")
                 raise Refused(422, f"a query has {number(len(query), 'character')}; at most {most} are allowed")
-        return await self._queries.encode(checked_queries(queries, self.index.modalities))
+        checked_queries(queries, self.index.modalities)
+        return await self._queries.encode(queries)
 
     async def encode_texts(self, texts: Sequence[str]) -> Representation:
         """Return the representation of ``texts`` as documents. It is not stored.

@@ -37,7 +37,7 @@ class ServerSettings:
         max_query_length: the largest number of characters of a query.
         max_hits: the largest ``top_k`` and the largest number of ``candidates``.
         max_concurrency: number of requests at a time. Further ones are refused with status 503.
-        max_batch: the largest number of queries that are encoded in one call.
+        max_batch: the largest number of queries that are encoded in one call. By default, 8 on a CPU and 64 on a GPU.
         batch_window: while several clients ask, the milliseconds that a query waits for others, so that they are
             encoded together. A query that comes alone does not wait.
         body_seconds: seconds in which the body of a request must arrive.
@@ -58,7 +58,7 @@ class ServerSettings:
     max_query_length: int = 10_000
     max_hits: int = 1000
     max_concurrency: int = 64
-    max_batch: int = 64
+    max_batch: int | None = None
     batch_window: float = 3.0
     body_seconds: float = 30.0
     write_seconds: float = 5.0
@@ -66,7 +66,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         for name in (*("workers", "max_items", "max_query_length", "max_hits", "max_concurrency", "max_batch"),):
-            check_count(name, getattr(self, name))
+            check_count(name, 1 if getattr(self, name) is None else getattr(self, name))
         for name in ("max_body", "batch_window", "body_seconds", "write_seconds", "shutdown_seconds"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise InvalidInput(f"{name} must be a number from 0 to 1,000,000, got {getattr(self, name)!r}")

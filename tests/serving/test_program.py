@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -110,5 +111,10 @@ def test_what_cannot_be_served_is_one_line(own, tmp_path, monkeypatch):
     assert "cannot be part of an address" in error_of("serve", "--db", f"a b={own}", "--port", 0)
     assert "two indexes have the name 'default'" in error_of("serve", "--db", own, "--db", own)
     assert "single index" in usage_error_of("serve", "--db", f"a={own}", "--db", f"b={own}", "--model", "minilm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fastapi", None)
+        for name in [name for name in sys.modules if name.startswith("smart_rag.serving.") and name.count(".") == 2]:
+            patch.delitem(sys.modules, name)
+        assert "pip install 'smart-rag[serve]'" in error_of("serve", "--db", own, "--port", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen on 127.0.0.1" in error_of("serve", "--db", own, "--port", taken.getsockname()[1])

@@ -25,7 +25,7 @@ def encoder():
 def served(tmp_path, encoder):
     with SmartIndex.create(tmp_path / "index", encoder) as index:
         index.add_texts(list(TEXTS.values()), list(TEXTS))
-        with server({"served": index}) as client:
+        with server({"served": index}, max_batch=64) as client:
             encoder.calls.clear()
             yield client
 
@@ -113,7 +113,7 @@ def counts(client):
     return int(values["smart_rag_encoded_total"]), int(values["smart_rag_encoder_calls_total"])
 
 
-def test_the_items_of_one_request_stay_together_and_a_call_has_a_limit():
+def test_texts_of_one_request_stay_together_and_a_call_has_texts_of_one_length():
     calls = []
 
     def encode(items):
@@ -122,13 +122,13 @@ def test_the_items_of_one_request_stay_together_and_a_call_has_a_limit():
 
     async def run():
         batcher = Batcher(encode, 0.01, 4, lambda count: None)
-        given = [["a"], ["b", "c"], ["d", "e", "f"], ["g"], ["h"] * 6, ["i"]]
+        given = [["a"], ["b", "c"], ["long", "d", "e"], ["f"], ["longer"] * 6, ["g"]]
         found = await asyncio.gather(*map(batcher.encode, given))
         for items, vectors in zip(given, found, strict=True):
             np.testing.assert_array_equal(vectors.pooled, Failing().encode_query(items).pooled)
 
     asyncio.run(run())
-    assert calls == [["a", "b", "c"], ["d", "e", "f", "g"], ["h"] * 6, ["i"]]
+    assert calls == [["a", "b", "c", "f"], ["g", "long", "d", "e"], ["longer"] * 6]
 
 
 def test_a_client_that_has_gone_away_is_left_out():
