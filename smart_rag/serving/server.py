@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smart_rag.errors import InvalidInput, MissingExtra, SmartRagError
+from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.serving.settings import ServerSettings
+from smart_rag.wording import one_line
 
 Opener = Callable[[], SmartIndex]
 
@@ -46,15 +47,14 @@ def serve(
     """
     settings = settings or ServerSettings()
     check_names(indexes)
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+        from uvicorn.supervisors import Multiprocess
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "fastapi", "serve", "smart-rag serve") from error
     with ExitStack() as stack:
         listening = stack.enter_context(_listening(settings))
-        try:
-            import uvicorn
-            from uvicorn.supervisors import Multiprocess
-
-            from smart_rag.serving import application  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or "fastapi", "serve", "smart-rag serve") from error
         folder = None
         if settings.workers > 1:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smart_rag_metrics_")))
@@ -115,8 +115,8 @@ class _Worker:
     def __call__(self) -> Any:
         try:
             return self.application(self.open())
-        except SmartRagError as error:  # with any other exit code, a new worker would be started again and again
-            logger.error("%s", error)
+        except Exception as error:  # with any other exit code, new workers would be started again and again
+            logger.error("a worker could not start: %s", one_line(error))
             raise SystemExit(_FAILED) from error
 
     def open(self) -> dict[str, SmartIndex]:

@@ -113,8 +113,6 @@ def test_what_cannot_be_served_is_one_line(own, tmp_path, monkeypatch):
     assert "single index" in usage_error_of("serve", "--db", f"a={own}", "--db", f"b={own}", "--model", "minilm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fastapi", None)
-        for name in [name for name in sys.modules if name.startswith("smart_rag.serving.") and name.count(".") == 2]:
-            patch.delitem(sys.modules, name)
         assert "pip install 'smart-rag[serve]'" in error_of("serve", "--db", own, "--port", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen on 127.0.0.1" in error_of("serve", "--db", own, "--port", taken.getsockname()[1])
