@@ -91,7 +91,8 @@ class Metrics:
     def _total(self) -> NDArray[np.float64]:
         if self._folder is None:
             return self._values
-        total: NDArray[np.float64] = sum(np.fromfile(file, np.float64) for file in self._folder.iterdir())
+        rows = [np.fromfile(file, np.float64) for file in self._folder.iterdir()]
+        total: NDArray[np.float64] = np.sum(rows, axis=0)
         return total
 
     def _add(self, name: tuple[str, str, str], value: float = 1.0) -> None:

@@ -219,6 +219,7 @@ def test_the_image_of_a_document(tmp_path):
 def test_what_is_known_of_the_index(client, index, folder):
     found = client.get("/info").json()
     assert (found["name"], found["documents"], found["manifest"]["dimension"]) == ("five", 5, 24)
+    assert "path" not in found
     assert str(folder.parent) not in client.get("/info").text
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/indexes").json() == {"indexes": ["five"]}
