@@ -71,7 +71,7 @@ class FileIngest:
             try:
                 outcome = self._outcome(path)
             except (DocumentError, MissingExtra, MemoryError, InvalidInput) as error:
-                outcome = AddReport(failed=(_failed(path, error),))
+                outcome = AddReport(failed=(failed_file(path, error),))
             if isinstance(outcome, AddReport):
                 report += outcome
                 self.ingest.on_progress(self.reader.count_pages(path))
@@ -164,7 +164,7 @@ class FileIngest:
             raise
         except Exception as error:  # whatever a parser raises, the other files are still read
             logger.warning("%s: reading it failed in a way that nobody expected", shown(path), exc_info=True)
-            raise DocumentError(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
+            raise DocumentError(path, failed_file(path, error).reason) from error
 
     def _write(self, window: _Window) -> AddReport:
         """Write the rows of whole files, and then remove the documents of earlier versions of these files."""
@@ -221,12 +221,15 @@ def _is_recognised(row: Row) -> bool:
     return row.stamp is not None and row.stamp.hash.endswith(_WITH_OCR)
 
 
-def _failed(path: Path, error: SmartRagError | MemoryError) -> FailedFile:
+def failed_file(path: Path, error: Exception) -> FailedFile:
+    """Return what the report says of a file that could not be read because of ``error``."""
     if isinstance(error, DocumentError):
         return FailedFile(error.path, error.reason)
     if isinstance(error, MemoryError):
         return FailedFile(path, "reading it takes more memory than there is; split the file")
-    return FailedFile(path, one_line(error))
+    if isinstance(error, SmartRagError):
+        return FailedFile(path, one_line(error))
+    return FailedFile(path, f"cannot be read ({type(error).__name__}: {one_line(error)})")
 
 
 def _pages(rows: Sequence[Row]) -> int:
