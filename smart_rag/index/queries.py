@@ -59,8 +59,8 @@ def marked(hits: Sequence[Hit], query: Query, encoder: Encoder | None) -> list[H
     if isinstance(text, str) and unread([text])[0]:
         of_query = ("query",)
         warn_once(
-            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script or the words; "
-            f"the scores say little; {MULTILINGUAL}"
+            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script or the "
+            f"words; the scores say little; {MULTILINGUAL}"
         )
     takes = modalities_of(encoder)
     texts = unread([document.content(takes).text for document in as_documents(hits)])
