@@ -147,3 +147,11 @@ def test_one_module_makes_consoles():
                 alias.name == "rich" for node in nodes if isinstance(node, ast.Import) for alias in node.names
             )
             assert not used & {"markup", "emoji"}, path
+
+
+def test_search_and_sources_show_an_odd_name_in_the_same_way(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a\nb\tc.txt").write_text("The cat purrs.")
+    db = tmp_path / "index"
+    run("index", tmp_path / "docs", "--db", db)
+    assert all("a\\nb\\tc.txt" in run(*words, "--db", db)[1] for words in (["sources"], ["search", "cat"]))
