@@ -59,7 +59,7 @@ def marked(hits: Sequence[Hit], query: Query, encoder: Encoder | None) -> list[H
     if isinstance(text, str) and unread([text])[0]:
         of_query = ("query",)
         warn_once(
-            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script; the scores "
+            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script or the words; the scores "
             f"say little; {MULTILINGUAL}"
         )
     takes = modalities_of(encoder)

@@ -7,6 +7,9 @@ look alike to it. So they get high scores for each other, whatever they say.
 Whether a script is known is found out once for a tokenizer, from questions in the most frequent scripts. A short word
 says too little: an English model has a token for each character of some Chinese words.
 
+A text in any script is beyond the model, too, if nearly all of it is in tokens for unknown words: words without blanks,
+hexadecimal digits, signs.
+
 A language is not told from another one with the same script. An English model reads German badly, and this module does
 not notice it.
 """
@@ -52,6 +55,11 @@ _SYLLABLE = re.compile("[\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000
 # A letter in cuneiform. A tokenizer that has no token for each byte does not know it.
 _UNKNOWN_LETTER = "\U00012000"
 _ENGLISH = "Where are the keys of the house?"
+# WordPiece takes every longer word for an unknown one, such as hexadecimal digits, or words that only a character of
+# zero width parts.
+_LONG_WORD = 100
+# A sign such as those of Braille. Of letters, the script decides.
+_SEEN_SIGN = re.compile(r"[^\w\s\x00-\xff\u2000-\u206f]")
 # What stands for a blank in tokens.
 _BLANKS = "\u2581\u0120 "
 
@@ -80,12 +88,27 @@ class Reading:
         return spans
 
     def unread(self, texts: Sequence[str]) -> list[bool]:
-        """Return for each text whether it is in a script that the tokenizer does not know.
+        """Return for each text whether it is in a script that the tokenizer does not know, or mostly unknown words.
 
         Every value is False if the tokenizer does not tell: if it is of single characters or bytes, or if it does not
         know the places of its tokens in a text.
         """
-        return [self._is_unread(text[:_LONGEST]) for text in texts]
+        return [self._is_unread(text[:_LONGEST]) or self._is_unknown(text[:_LONGEST]) for text in texts]
+
+    def _is_unknown(self, text: str) -> bool:
+        """Return whether nearly all of ``text`` is in tokens for unknown words, whatever its letters are.
+
+        Most texts need no tokens for this: they have no long words, and few signs.
+        """
+        words = text.split()
+        is_signs = not text.isascii() and 2 * len(_SEEN_SIGN.findall(text)) > len(text)
+        if not is_signs and max(map(len, words), default=0) <= _LONG_WORD:
+            return False
+        if not (words and self._tells and self._has_unknown_words):
+            return False
+        pieces = self._pieces(text)
+        seen = "".join(text[: max((stop for _, _, stop in pieces), default=len(text))].split())
+        return sum(stop - start for is_unknown, start, stop in pieces if is_unknown) > _UNREAD * len(seen)
 
     def _is_unread(self, text: str) -> bool:
         text = _SIGN.sub(lambda sign: " " * len(sign[0]), text)

@@ -105,6 +105,17 @@ def test_a_text_of_two_languages_is_read_in_one(minilm):
     assert all(minilm.unread(["CD 光盘上的文件怎样复制到电脑里", "Как почистить фильтр пылесоса марки BQ?"]))
 
 
+def test_texts_of_unknown_words_in_any_script(minilm):
+    """A word of more than 100 characters is one unknown token, and so are many signs."""
+    words = "the key of the house is on the table behind the old barometer " * 3
+    digits = "5feceb66ffc86f38d952786c6d696c79" * 9
+    lost = [words.replace(" ", "\u200b"), digits, f"see {digits}", "⠃⠗⠇ " * 30, "x" * 250]
+    assert all(minilm.unread(lost))
+    read = [words, f"{words}{digits[:64]}", f"SHA256: {digits[:64]}", f"{words * 2}{digits[:200]}", "Größe " * 40]
+    assert not any(minilm.unread([*read, "https://example.org/the/key/of/the/house/" * 9, "", " "]))
+    assert not any(trained([words] * 2, kind="bytes").unread(lost))
+
+
 def test_the_larger_part_of_a_text_decides(minilm):
     russian = "Где лежат ключи от дома?"
     assert minilm.unread(

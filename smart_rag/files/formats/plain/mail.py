@@ -16,6 +16,8 @@ from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.calendars import KINDS as CALENDARS
+from smart_rag.files.formats.plain.calendars import pages_of_calendar
 from smart_rag.files.formats.plain.mail_parts import (
     ENCODED,
     decoded,
@@ -262,6 +264,10 @@ class _Body:
             page = page_of_rtf(payload) if is_rtf else page_of_markup(found.text, self._path)
             self.left_out += page.left_out
             text = page.text
+        elif kind in CALENDARS:
+            pages = pages_of_calendar(payload, str(part.get_content_charset() or ""))
+            self.left_out += [phrase for page in pages for phrase in page.left_out]
+            text = "\n\n".join(page.text for page in pages if page.text) or text
         elif kind in _ENRICHED:
             text = text_of_enriched(found.text, kind).strip()
         elif kind == "text/plain" and str(part.get_param("delsp", "")).lower() == "yes":
