@@ -10,9 +10,14 @@ number of steps, batch size, learning rate, schedule and maximum length:
   smart     `smart_rag.training.finetune`, with the score that it trains by default
   adapter   `smart_rag.training.train_adapter` with its own defaults, on the same pairs
 
-Each model is measured by its pooled embeddings, by late interaction and by the hybrid score of smart_rag. If a query
-has several positives, as many of them are drawn as there are epochs. In each epoch, smart_rag draws one of these, and
-sentence-transformers gets each of them once.
+Each model is measured by its pooled embeddings, by late interaction and by the hybrid score of smart_rag. With
+--teacher, two more systems are trained by `finetune` on the same pairs, with hard negatives mined by the frozen model:
+
+  hard      without a teacher
+  distilled by the hybrid scores of another model, the teacher: half KL divergence, half cross-entropy
+
+If a query has several positives, as many of them are drawn as there are epochs. In each epoch, smart_rag draws one of
+these, and sentence-transformers gets each of them once.
 
 Each finished run is a line of RUNS.jsonl. Runs that are already there are not repeated. Without --models, only the
 table of the finished runs is shown. A query that several seeds have tested counts once, with the mean of its values.
@@ -45,6 +50,7 @@ from transformers import PrinterCallback
 from smart_rag import SmartEncoder
 from smart_rag.encoders.adapter import Adapter
 from smart_rag.evaluation.differences import corrected, difference
+from smart_rag.scoring import maxsim
 from smart_rag.training import (
     AdapterSettings,
     FinetuneSettings,
@@ -54,6 +60,7 @@ from smart_rag.training import (
     train_adapter,
 )
 from smart_rag.training.data import TrainingQuery
+from smart_rag.training.hard_negatives import mine_negatives
 from smart_rag.training.report import ByRanking
 from smart_rag.training.settings import WARM_UP
 from smart_rag.training.split import split
@@ -77,6 +84,11 @@ _COMPARED = (
     ("smart hybrid", "st pooled"),
     ("smart hybrid", "st hybrid"),
     ("smart pooled", "st pooled"),
+    ("hard hybrid", "smart hybrid"),
+    ("distilled hybrid", "hard hybrid"),
+    ("distilled hybrid", "frozen hybrid"),
+    ("distilled pooled", "frozen pooled"),
+    ("distilled hybrid", "teacher hybrid"),
 )
 
 
@@ -162,6 +174,38 @@ def train_st(
     trained.save(str(out / "model"), create_model_card=False)
 
 
+def with_hybrid_scores(data: TrainingData, teacher: SmartEncoder) -> TrainingData:
+    """Return ``data`` with the sum of the pooled cosine and late interaction, of each positive and negative."""
+    queries = teacher.encode_query([query.text for query in data.queries])
+    documents = teacher.encode_document([document.content({"text"}).text for document in data.documents])
+    scores = queries.pooled @ documents.pooled.T + maxsim.late_interaction(queries.tokens, documents.tokens, "cpu")
+    return replace(
+        data,
+        queries=[
+            replace(query, scores={at: float(row[at]) for at in (*query.positives, *query.negatives)})
+            for query, row in zip(data.queries, scores, strict=True)
+        ],
+    )
+
+
+def train_with_teacher(
+    model: str,
+    training: TrainingData,
+    validation: TrainingData,
+    settings: FinetuneSettings,
+    options: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Train ``hard`` and ``distilled`` on the same hard negatives, and save them in ``folder``."""
+    settings = replace(settings, hard_negatives=options.hard_negatives, relative_margin=0.05)
+    encoder = SmartEncoder(model, max_length=options.max_length)
+    mined = mine_negatives(training, encoder, settings)
+    taught = with_hybrid_scores(mined, SmartEncoder(options.teacher, max_length=options.max_length))
+    distilling = replace(settings, distillation="kl", teacher_temperature=1 / _SCALE)
+    for name, data, of in (("hard", mined, settings), ("distilled", taught, distilling)):
+        finetune(model, data, folder / name, of, held_out=validation, max_length=options.max_length, keep_anyway=True)
+
+
 def one_run(model: str, data: TrainingData, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train and measure, and return nDCG@10 of each query by each system and ranking."""
     generator = np.random.default_rng(seed)
@@ -205,10 +249,15 @@ def one_run(model: str, data: TrainingData, seed: int, options: argparse.Namespa
     )
     seconds["adapter"] = time.perf_counter() - started
 
+    trained = [("smart", folder / "smart"), ("st", folder / "st" / "model")]
+    if options.teacher:
+        train_with_teacher(model, training, validation, settings, options, folder)
+        trained += [("hard", folder / "hard"), ("distilled", folder / "distilled"), ("teacher", Path(options.teacher))]
+
     with cached_states(test, encoder, (-1,), folder) as cached:
         values["frozen"] = cached.ndcg()
         values["adapter"] = cached.ndcg(Adapter.load(folder / "adapter"))
-    for name, path in (("smart", folder / "smart"), ("st", folder / "st" / "model")):
+    for name, path in trained:
         with cached_states(test, SmartEncoder(path, max_length=options.max_length), (-1,), folder) as cached:
             values[name] = cached.ndcg()
     at = {query.text: i for i, query in enumerate(data.queries)}
@@ -243,9 +292,10 @@ def by_query(runs: Sequence[Run], name: str) -> np.ndarray[Any, np.dtype[np.floa
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the means of all systems, and their differences, over the ``runs`` of one model and set."""
-    found = corrected({f"{a} - {b}": difference(by_query(runs, a), by_query(runs, b)) for a, b in _COMPARED})
+    compared = [pair for pair in _COMPARED if set(pair) <= set(runs[0]["ndcg@10"])]
+    found = corrected({f"{a} - {b}": difference(by_query(runs, a), by_query(runs, b)) for a, b in compared})
     differences = {}
-    for (first, second), (name, of) in zip(_COMPARED, found.items(), strict=True):
+    for (first, second), (name, of) in zip(compared, found.items(), strict=True):
         each = [float(np.mean(run["ndcg@10"][first]) - np.mean(run["ndcg@10"][second])) for run in runs]
         differences[name] = {**of.as_json("ndcg@10"), "queries": of.queries, "by seed": each}
     return {
@@ -299,11 +349,15 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--documents", type=int, default=500, help="test documents")
     parser.add_argument("--queries", type=int, default=500, help="test queries")
+    parser.add_argument("--teacher", help="model whose hybrid scores are learned")
+    parser.add_argument("--hard-negatives", type=int, default=4, help="of each query, with --teacher")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     names = ("steps", "batch_size", "learning_rate", "max_length", "documents", "queries")
     settings = {name: getattr(options, name) for name in names}
+    if options.teacher:
+        settings |= {"teacher": Path(options.teacher).name, "hard_negatives": options.hard_negatives}
     for seed in map(int, options.seeds.split(",")):
         for folder in options.sets:
             for model in options.models:

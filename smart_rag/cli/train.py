@@ -22,13 +22,14 @@ from smart_rag.training.settings import (
     FULL_LEARNING_RATE,
     LORA_LEARNING_RATE,
     AdapterSettings,
+    DistillationLoss,
     FinetuneSettings,
     Start,
 )
 
 if TYPE_CHECKING:
     from smart_rag.training import TrainingData, TrainingReport
-    from smart_rag.training.folder import TrainingFolder
+    from smart_rag.training.runs.folder import TrainingFolder
 
 # Exit code of a training that gained nothing, so that nothing was saved.
 NOTHING_GAINED = 3
@@ -116,6 +117,19 @@ RelativeMargin = Annotated[
     float | None,
     typer.Option(min=0, help="The same distance as a share of the positive's score, for example 0.05."),
 ]
+DistillationOption = Annotated[
+    DistillationLoss,
+    typer.Option(
+        "--distillation", help="Learn a teacher's scores, which are in the data, by KL divergence or by margins."
+    ),
+]
+DistillationShare = Annotated[
+    float, typer.Option(max=1, callback=_check_positive, help="Share of the distillation in the loss.")
+]
+Teacher = Annotated[
+    str | None, typer.Option(help="Cross-encoder whose scores are learned, instead of scores in the data.")
+]
+TeacherTemperature = Annotated[float, typer.Option(callback=_check_positive, help="Divisor of the teacher's scores.")]
 HeldOut = Annotated[
     float, typer.Option(callback=_check_share, help="Share of the documents to measure with, between 0 and 1.")
 ]
@@ -171,6 +185,10 @@ def train_adapter_command(
     max_score: MaxScore = AdapterSettings.max_score,
     absolute_margin: AbsoluteMargin = AdapterSettings.absolute_margin,
     relative_margin: RelativeMargin = AdapterSettings.relative_margin,
+    distillation: DistillationOption = AdapterSettings.distillation,
+    distillation_share: DistillationShare = AdapterSettings.distillation_share,
+    teacher: Teacher = AdapterSettings.teacher,
+    teacher_temperature: TeacherTemperature = AdapterSettings.teacher_temperature,
     seed: Seed = AdapterSettings.seed,
     checkpoint_minutes: CheckpointMinutes = AdapterSettings.checkpoint_minutes,
     base_model: BaseModel = None,
@@ -190,8 +208,8 @@ def train_adapter_command(
     """Train an adapter that makes new token embeddings from a frozen model. Pooled embeddings do not change."""
     from smart_rag import SmartEncoder
     from smart_rag.training import train_adapter
-    from smart_rag.training.folder import TrainingFolder
     from smart_rag.training.runs import processes
+    from smart_rag.training.runs.folder import TrainingFolder
 
     loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = AdapterSettings(
@@ -210,6 +228,10 @@ def train_adapter_command(
         max_score=max_score,
         absolute_margin=absolute_margin,
         relative_margin=relative_margin,
+        distillation=distillation,
+        distillation_share=distillation_share,
+        teacher=teacher,
+        teacher_temperature=teacher_temperature,
         seed=seed,
         checkpoint_minutes=checkpoint_minutes,
     )
@@ -277,6 +299,10 @@ def finetune_command(
     max_score: MaxScore = FinetuneSettings.max_score,
     absolute_margin: AbsoluteMargin = FinetuneSettings.absolute_margin,
     relative_margin: RelativeMargin = FinetuneSettings.relative_margin,
+    distillation: DistillationOption = FinetuneSettings.distillation,
+    distillation_share: DistillationShare = FinetuneSettings.distillation_share,
+    teacher: Teacher = FinetuneSettings.teacher,
+    teacher_temperature: TeacherTemperature = FinetuneSettings.teacher_temperature,
     seed: Seed = FinetuneSettings.seed,
     checkpoint_minutes: CheckpointMinutes = FinetuneSettings.checkpoint_minutes,
     evaluate_every: Annotated[
@@ -301,7 +327,7 @@ def finetune_command(
 ) -> None:
     """Fine-tune all weights of a model, or only LoRA. The result is a sentence-transformers model."""
     from smart_rag.training import finetune
-    from smart_rag.training.folder import TrainingFolder
+    from smart_rag.training.runs.folder import TrainingFolder
 
     loaded = _training_data(data, limit_queries, columns, plot, json_file)
     settings = FinetuneSettings(
@@ -320,6 +346,10 @@ def finetune_command(
         max_score=max_score,
         absolute_margin=absolute_margin,
         relative_margin=relative_margin,
+        distillation=distillation,
+        distillation_share=distillation_share,
+        teacher=teacher,
+        teacher_temperature=teacher_temperature,
         evaluate_every=evaluate_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,

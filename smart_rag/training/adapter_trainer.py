@@ -19,15 +19,15 @@ from smart_rag.errors import InvalidInput
 from smart_rag.paths import absolute
 from smart_rag.progress import Progress
 from smart_rag.scoring import maxsim
-from smart_rag.training.batches import Batch, check_trainable, make_batch
+from smart_rag.training.batches import Batch, check_trainable, make_batch, with_notes_on_teacher
 from smart_rag.training.data import TrainingData
-from smart_rag.training.folder import TrainingFolder, record_of
-from smart_rag.training.hard_negatives import mine_once
-from smart_rag.training.losses import contrastive_loss, late_scores
+from smart_rag.training.losses import late_scores, training_loss
 from smart_rag.training.report import ByRanking, Epoch, TrainingReport
 from smart_rag.training.runs import processes
 from smart_rag.training.runs.checkpoints import read_checkpoint, write_checkpoint
+from smart_rag.training.runs.folder import TrainingFolder, record_of
 from smart_rag.training.runs.interrupts import uninterrupted
+from smart_rag.training.runs.prepared import prepare_once
 from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, AdapterSettings
 from smart_rag.training.split import hold_out
 from smart_rag.training.states import CachedStates, cached_states
@@ -102,6 +102,7 @@ def _train(
     _check(encoder)
     training, measured, distractors = hold_out(data, held_out)
     check_trainable(training, encoder, settings.batch_size)
+    training = with_notes_on_teacher(training, settings)
     adapter = _new_adapter(encoder, settings)
     record = record_of(settings, encoder, training, measured)
     processes.wait()  # all have checked the folder before the first one writes into it
@@ -110,8 +111,8 @@ def _train(
             folder.check_record(record)
         else:
             folder.start(record)
-        if settings.hard_negatives:  # the first process mines, and the others read what it wrote
-            training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
+        # The first process mines and asks the teacher, and the others read what it wrote.
+        training = prepare_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
 
     layers = tuple(dict.fromkeys([*settings.layers, -1]))
     with ExitStack() as stack:
@@ -222,8 +223,10 @@ def batch_loss(cached: CachedStates, adapter: Adapter, batch: Batch, settings: A
             cached.queries.pooled[batch.queries[own]], cached.documents.pooled[batch.documents]
         )
         scores = torch.from_numpy(pooled).to(cached.device) + scores
-    positives, excluded = (torch.from_numpy(of[own]).to(cached.device) for of in (batch.positives, batch.excluded))
-    return contrastive_loss(scores, positives, excluded, temperature=settings.temperature)
+    positives, excluded, teacher = (
+        torch.from_numpy(of[own]).to(cached.device) for of in (batch.positives, batch.excluded, batch.teacher)
+    )
+    return training_loss(scores, positives, excluded, teacher, settings, temperature=settings.temperature)
 
 
 def _own_part(count: int) -> slice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.errors import InvalidInput
 from smart_rag.training.data import TrainingData
 from smart_rag.training.formats.pages import Pages
+from smart_rag.training.settings import TrainingSettings
 from smart_rag.wording import number
 
 
@@ -43,6 +44,32 @@ def check_trainable(data: TrainingData, encoder: Encoder, batch_size: int) -> No
         )
 
 
+def with_notes_on_teacher(data: TrainingData, settings: TrainingSettings) -> TrainingData:
+    """Return ``data`` with a note of how many queries lack a teacher's scores, or have scores that are not used.
+
+    Raises:
+        InvalidInput: ``settings`` ask for distillation, and no query has scores of its positive and of a negative.
+    """
+    usable = sum(
+        any(i in query.scores for i in query.positives) and any(i in query.scores for i in query.negatives)
+        for query in data.queries
+    )
+    scored = sum(bool(query.scores) for query in data.queries)
+    if settings.distillation == "none" or settings.teacher is not None:
+        reason = "distillation is none" if settings.teacher is None else f"{settings.teacher} is the teacher"
+        note = f"the scores of {number(scored, 'query')} in the data not used, because {reason}" if scored else ""
+    elif not usable:
+        raise InvalidInput(
+            f"{data.name}: distillation needs a teacher's scores of a query's positive and of its negatives; found "
+            f"{number(scored, 'query')} with scores, and none with both; add the column scores, or the columns "
+            "pos_scores and neg_scores, or name a teacher"
+        )
+    else:
+        missing = len(data.queries) - usable
+        note = f"{number(missing, 'query')} without scores to distil" if missing else ""
+    return replace(data, notes=(*data.notes, note)) if note else data
+
+
 def content_groups(data: TrainingData, modalities: Collection[str]) -> NDArray[np.int64]:
     """Return a group number for each document (n_documents). Documents with equal texts belong to the same group.
 
@@ -64,13 +91,15 @@ class Batch:
     """Queries and documents of one batch, as positions in the training data.
 
     ``positives`` (n_queries) is the column of each query's positive among ``documents``. ``excluded``
-    (n_queries, n_documents) is True if the document is neither the positive nor a negative of the query.
+    (n_queries, n_documents) is True if the document is neither the positive nor a negative of the query. ``teacher``
+    (n_queries, n_documents) has a teacher's scores, and NaN where there is none.
     """
 
     queries: list[int]
     documents: list[int]
     positives: NDArray[np.int64]
     excluded: NDArray[np.bool_]
+    teacher: NDArray[np.float32]
 
 
 def make_batch(
@@ -98,4 +127,5 @@ def make_batch(
     positives = np.asarray([column[document] for document in chosen])
     excluded = np.stack([np.isin(groups[documents], groups[list(query.positives)]) for query in queries])
     excluded[np.arange(len(queries)), positives] = False
-    return Batch(list(positions), documents, positives, excluded)
+    teacher = [[query.scores.get(document, np.nan) for document in documents] for query in queries]
+    return Batch(list(positions), documents, positives, excluded, np.asarray(teacher, dtype=np.float32))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,15 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query, and the positions of its positives and of its negatives among the documents."""
+    """A query, and the positions of its positives and of its negatives among the documents.
+
+    ``scores`` are a teacher's scores of some of them, by position: higher is better.
+    """
 
     text: str
     positives: tuple[int, ...]
     negatives: tuple[int, ...] = ()
+    scores: Mapping[int, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def digest(data: TrainingData) -> str:
     """
     hashed = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for query in data.queries:
-        hashed.update(repr((query.text, query.positives, query.negatives)).encode())
+        hashed.update(repr((query.text, query.positives, query.negatives, sorted(query.scores.items()))).encode())
     for i in range(len(data.documents)):
         text = "" if isinstance(data.documents, Pages) else data.documents[i].text
         hashed.update(repr((document_id(data.documents, i), text)).encode())
@@ -148,7 +152,8 @@ def _from_rows(
     positions: dict[str, int] = {}
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
-    after_limit = 0
+    scores: dict[str, dict[int, float]] = {}
+    after_limit = other_scores = 0
     for row in _read(rows, columns):
         if limit_queries is not None and row.query not in positives and len(positives) == limit_queries:
             after_limit += 1
@@ -157,10 +162,16 @@ def _from_rows(
         found += [positions.setdefault(text, len(positions)) for text in row.positives]
         own_negatives = negatives.setdefault(row.query, [])
         own_negatives += [positions.setdefault(text, len(positions)) for text in row.negatives]
+        own_scores = scores.setdefault(row.query, {})
+        scored = row.positives + row.negatives if row.scores else []
+        for text, score in zip(scored, row.scores, strict=True):
+            other_scores += own_scores.setdefault(positions[text], score) != score
     columns.check_all_used(path)
     notes = _notes(positives, negatives)
     if after_limit:
         notes.append(f"{number(after_limit, 'row')} left out, because they have queries after the limit")
+    if other_scores:
+        notes.append(f"{number(other_scores, 'score')} left out, because the same pair has another score before")
     if columns.has_unnamed:
         notes.append("1 column without a name left out")
     positives = {query: found for query, found in positives.items() if found}
@@ -170,7 +181,7 @@ def _from_rows(
             + "".join(f"; {note}" for note in notes)
         )
     documents = [Document(_digest(text.encode("utf-8", "surrogatepass")), text) for text in positions]
-    queries = [_query(text, found, negatives[text]) for text, found in positives.items()]
+    queries = [_query(text, found, negatives[text], scores[text]) for text, found in positives.items()]
     return TrainingData(path.stem, documents, queries, tuple(notes))
 
 
@@ -201,10 +212,14 @@ def _notes(positives: Mapping[str, list[int]], negatives: Mapping[str, list[int]
     return notes
 
 
-def _query(text: str, positives: Iterable[int], negatives: Iterable[int] = ()) -> TrainingQuery:
+def _query(
+    text: str, positives: Iterable[int], negatives: Iterable[int] = (), scores: Mapping[int, float] | None = None
+) -> TrainingQuery:
     """Return a query whose positives and negatives have no duplicates. A positive is removed from the negatives."""
     unique = dict.fromkeys(positives)
-    return TrainingQuery(text, tuple(unique), tuple(i for i in dict.fromkeys(negatives) if i not in unique))
+    return TrainingQuery(
+        text, tuple(unique), tuple(i for i in dict.fromkeys(negatives) if i not in unique), scores or {}
+    )
 
 
 def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:

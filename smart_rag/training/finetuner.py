@@ -26,12 +26,12 @@ from smart_rag.errors import EncoderError
 from smart_rag.paths import absolute
 from smart_rag.progress import Progress
 from smart_rag.training import lora
-from smart_rag.training.batches import check_trainable, content_groups
+from smart_rag.training.batches import check_trainable, content_groups, with_notes_on_teacher
 from smart_rag.training.data import TrainingData
-from smart_rag.training.folder import TrainingFolder, record_of
-from smart_rag.training.hard_negatives import mine_once
 from smart_rag.training.report import RANKINGS, ByRanking, Epoch, TrainingReport
 from smart_rag.training.runs import processes
+from smart_rag.training.runs.folder import TrainingFolder, record_of
+from smart_rag.training.runs.prepared import prepare_once
 from smart_rag.training.settings import DEFAULT_HELD_OUT, LOG_SECONDS, WARM_UP, FinetuneSettings
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.training.split import hold_out, with_distractors
@@ -113,14 +113,14 @@ def finetune(
     training, held_out_part, distractors = hold_out(data, held_out)
     measured = with_distractors(training, held_out_part, distractors)
     check_trainable(training, encoder, settings.batch_size)
+    training = with_notes_on_teacher(training, settings)
     record = record_of(settings, encoder, training, measured)
     record["learning_rate"] = settings.peak_learning_rate
     if checkpoint is not None:
         folder.check_record(record)
     else:
         folder.start(record)
-    if settings.hard_negatives:
-        training = mine_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
+    training = prepare_once(training, encoder, settings, folder.checkpoints, show_progress_bar=show_progress_bar)
     evaluator = HeldOutEvaluator(encoder, measured, folder.checkpoints, settings.objective)
     frozen = evaluator.measure()
     if lora_config is not None:
@@ -315,7 +315,8 @@ def _trainer(
     collator = SmartCollator(
         training, groups, encoder, settings.hard_negatives, settings.mini_batch_size, settings.seed
     )
-    loss = SmartLoss(encoder, settings.objective, settings.temperature, cached=settings.mini_batch_size is not None)
+    cached = settings.mini_batch_size is not None
+    loss = SmartLoss(encoder, settings.objective, settings.temperature, settings, cached=cached)
     card = model.model_card_data
     card.generate_widget_examples = False  # they would need another model
     card.set_widget_examples = lambda dataset: None  # type: ignore[method-assign]  # it would read positions as texts

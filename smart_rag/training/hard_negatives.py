@@ -13,9 +13,7 @@ the frozen model, as in `SmartIndex.search`, divided by the sum of its weights. 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +25,6 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import Encoder, modalities_of
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.training.data import TrainingData, document_id
-from smart_rag.training.runs import processes
 from smart_rag.training.settings import TrainingSettings
 from smart_rag.types import Document, Hit
 from smart_rag.wording import number
@@ -46,16 +43,18 @@ _CODEC = "int8"
 def mine_negatives(
     data: TrainingData, encoder: Encoder, settings: TrainingSettings, *, show_progress_bar: bool = False
 ) -> TrainingData:
-    """Return ``data`` with up to ``settings.hard_negatives`` hard negatives for each query.
+    """Return ``data`` with ``settings.hard_negatives`` or more hard negatives for each query, if so many are found.
 
-    First come the negatives that a query already has. The others are the best hits of `SmartIndex.search`, without
-    positives, without documents that have the same text as a positive, and without likely answers. The ``notes`` of the
-    result say how many were found and left out.
+    A query keeps the negatives that it already has. If they are too few, the others are the best hits of
+    `SmartIndex.search`, without positives, without documents that have the same text as a positive, and without likely
+    answers. The ``notes`` of the result say how many were found and left out.
 
     Raises:
         InvalidInput: ``encoder`` cannot encode a document.
     """
     count = check_count("hard_negatives", settings.hard_negatives)
+    if all(len(query.negatives) >= count for query in data.queries):
+        return data
     positions = {document.id: i for i, document in enumerate(data.documents)}
     most_known = max(len(query.positives) + len(query.negatives) for query in data.queries)
     last = settings.range_max
@@ -84,9 +83,9 @@ def mine_negatives(
             if positions[hit.id] not in query.positives
             and Document(hit.id, hit.text).content(modalities) not in answers
         ]
-        negatives = list(query.negatives[:count])
+        negatives = list(query.negatives)
         for hit in others[settings.range_min : last]:
-            if len(negatives) == count:
+            if len(negatives) >= count:
                 break
             if positions[hit.id] in query.negatives:
                 continue
@@ -146,26 +145,3 @@ def _notes(mined: int, left_out: Counter[str], incomplete: int, settings: Traini
             "higher range_max or wider limits find more"
         )
     return notes
-
-
-def mine_once(
-    data: TrainingData, encoder: Encoder, settings: TrainingSettings, folder: Path, *, show_progress_bar: bool = False
-) -> TrainingData:
-    """Return what `mine_negatives` returns, and write it into ``folder``. If it is there already, read it.
-
-    The arguments must be those of the first call. So a training that is resumed does not mine again.
-    """
-    path = folder / "negatives.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        queries = [
-            replace(query, negatives=tuple(of)) for query, of in zip(data.queries, before["negatives"], strict=True)
-        ]
-        return replace(data, queries=queries, notes=tuple(before["notes"]))
-    mined = mine_negatives(data, encoder, settings, show_progress_bar=show_progress_bar)
-    if processes.is_first():
-        temporary = path.with_suffix(".writing")
-        record = {"negatives": [query.negatives for query in mined.queries], "notes": mined.notes}
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(temporary, path)
-    return mined

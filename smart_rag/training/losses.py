@@ -1,4 +1,4 @@
-"""Contrastive loss with in-batch negatives, and late interaction with gradients.
+"""Contrastive loss with in-batch negatives, distillation, and late interaction with gradients.
 
     loss = mean over queries q of -log softmax_d(score(q, d) / temperature)[positive of q]
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from smart_rag.errors import EncoderError, InvalidInput
+from smart_rag.training.settings import DistillationSettings
 
 
 def late_scores(
@@ -58,39 +59,105 @@ def late_scores(
     return best.new_zeros(len(query_lengths), best.shape[1]).index_add(0, owners, shares * best)
 
 
-def contrastive_loss(
+def training_loss(
     scores: torch.Tensor,
     positives: torch.Tensor,
     excluded: torch.Tensor | None = None,
+    teacher: torch.Tensor | None = None,
+    settings: DistillationSettings | None = None,
     *,
     temperature: float,
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of the queries, a scalar. The right class of a query is its positive.
+    """Return the mean loss of the queries, a scalar. Without a teacher, it is the cross-entropy.
+
+        loss of a query = (1 - share) * cross-entropy + share * distillation
+
+    The right class of a query is its positive. A query for which the teacher has not scored enough has the
+    cross-entropy alone.
 
     Args:
         scores: scores of each query and document (n_queries, n_documents).
         positives: column of each query's positive (n_queries).
         excluded: True if a document is not a negative of the query (n_queries, n_documents), for example because it is
             another positive. None excludes nothing.
+        teacher: a teacher's scores, NaN where there is none (n_queries, n_documents). It may lack the last columns.
+        settings: the kind and the share of the distillation, and the temperature of the teacher.
         temperature: divisor of the scores.
 
     Raises:
         InvalidInput: a query's positive is excluded.
         EncoderError: the loss is not finite, for example because the model's weights have become NaN.
 
-    >>> contrastive_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), temperature=1.0)
+    >>> training_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), temperature=1.0)
     tensor(0.3133)
     """
-    if excluded is not None:
+    scores = scores.float() / temperature
+    if excluded is None:
+        losses = functional.cross_entropy(scores, positives, reduction="none")
+    else:
         if bool(excluded.gather(1, positives[:, None]).any()):
             raise InvalidInput("a query's positive is excluded; exclude only other documents")
-        scores = scores.masked_fill(excluded, -torch.inf)
-    loss = functional.cross_entropy(scores.float() / temperature, positives)
+        losses = functional.cross_entropy(scores.masked_fill(excluded, -torch.inf), positives, reduction="none")
+    if teacher is not None and settings is not None and settings.distillation != "none":
+        teacher = functional.pad(teacher, (0, scores.shape[1] - teacher.shape[1]), value=torch.nan)
+        teacher = teacher / settings.teacher_temperature
+        if settings.distillation == "kl":
+            distilled = kl_divergences(scores, teacher)
+        else:
+            distilled = margin_errors(scores, teacher, positives)
+        mixed = torch.lerp(losses, distilled, settings.distillation_share)
+        losses = torch.where(distilled.isnan(), losses, mixed)
+    loss = losses.mean()
     if not bool(loss.isfinite()):
         raise EncoderError(
             f"the loss is {loss.item()}, so the training cannot continue; train with a smaller learning rate"
         )
     return loss
+
+
+def kl_divergences(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the KL divergence of each query (n_queries). It is NaN if fewer than two documents have teacher's scores.
+
+        divergence = sum_d p_d * log(p_d / q_d),    p = softmax_d(teacher),  q = softmax_d(scores)
+
+    Here d runs over the documents that the teacher has scored for the query (Hinton, Vinyals and Dean, 2015,
+    "Distilling the knowledge in a neural network", arXiv 1503.02531; for rankings: Ren et al., 2021, "RocketQAv2",
+    arXiv 2110.07367, equation 4).
+
+    Args:
+        scores: scores of each query and document, divided by their temperature (n_queries, n_documents).
+        teacher: the teacher's scores, divided by theirs. NaN where there is none (n_queries, n_documents).
+
+    >>> kl_divergences(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
+    tensor([0.3278])
+    """
+    known = ~teacher.isnan()
+    is_used = known.sum(dim=1) >= 2
+    used = known[is_used]
+    aims, logs = (functional.log_softmax(of[is_used].masked_fill(~used, -torch.inf), dim=1) for of in (teacher, scores))
+    differences = (aims - logs).masked_fill(~used, 0.0)  # otherwise -inf - -inf
+    found = scores.new_full((len(scores),), torch.nan)
+    return found.masked_scatter(is_used, (aims.exp() * differences).sum(dim=1))
+
+
+def margin_errors(scores: torch.Tensor, teacher: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of each query's margins (n_queries). It is NaN if the teacher gives no margin.
+
+        error = mean over d of ((scores[q, p] - scores[q, d]) - (teacher[q, p] - teacher[q, d])) ^ 2
+
+    Here p is the positive of q, and d is another document. The teacher has scored both for q (Hofstätter et al., 2020,
+    "Improving efficient neural ranking models with cross-architecture knowledge distillation", arXiv 2010.02666,
+    equation 5). ``scores`` and ``teacher`` are those of `kl_divergences`, ``positives`` those of `training_loss`.
+
+    >>> margin_errors(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([0]))
+    tensor([4.])
+    """
+    margins, aims = (of.gather(1, positives[:, None]) - of for of in (scores, teacher))
+    used = ~aims.isnan()
+    used[torch.arange(len(positives), device=used.device), positives] = False
+    errors = (margins - torch.where(used, aims, margins.detach())) ** 2
+    counts = used.sum(dim=1)
+    return torch.where(counts > 0, errors.sum(dim=1) / counts.clamp(min=1), torch.nan)
 
 
 class _MaxSim(torch.autograd.Function):

@@ -120,7 +120,7 @@ class TrainingReport:
 
     @property
     def warning(self) -> str | None:
-        """Reason not to use the trained model. None if the trained model is better than the frozen model."""
+        """Reason not to use the trained model. None if it is better than the frozen model, and worse by no ranking."""
         if not self.gained:
             saved = (
                 "the best of them was saved all the same"
@@ -134,12 +134,26 @@ class TrainingReport:
             )
         found = self.differences[f"trained {self.objective} - frozen {self.objective}"]
         if found.verdict == "better":
-            return None
+            return self._warning_of_others()
         verb = "is worse than" if found.verdict == "worse" else "is not measurably better than"
         return (
             f"the trained model {verb} the frozen model on {number(found.queries, 'held-out query')}: "
             f"{found.mean:+.4f} nDCG@10, 95 % interval {found.low:+.4f} to {found.high:+.4f}; more data, or hard "
             "negatives, may help"
+        )
+
+    def _warning_of_others(self) -> str | None:
+        """Return which rankings, other than the trained one, are worse than before. Return None if none is."""
+        names = [
+            f"{name} ({self.ndcg[f'frozen {name}']:.4f} before, {self.ndcg[f'trained {name}']:.4f} now)"
+            for name in RANKINGS
+            if (found := self.differences.get(f"trained {name} - frozen {name}")) and found.verdict == "worse"
+        ]
+        if not names:
+            return None
+        return (
+            f"the trained model is better by its {self.objective} ranking, but worse by others: nDCG@10 of "
+            f"{' and '.join(names)}; do not use it where only these rank"
         )
 
     def as_json(self) -> dict[str, Any]:

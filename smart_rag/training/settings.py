@@ -9,6 +9,7 @@ from smart_rag.config import AdapterObjective, AdapterWeighting, Objective, chec
 from smart_rag.errors import InvalidInput
 
 Start = Literal["frozen", "random"]
+DistillationLoss = Literal["none", "kl", "margin-mse"]
 
 # Share of the documents that is held out for the evaluation.
 DEFAULT_HELD_OUT = 0.1
@@ -24,7 +25,37 @@ _LIMITS = ("max_score", "absolute_margin", "relative_margin")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class DistillationSettings:
+    """Settings of how the scores of a teacher are learned.
+
+    Attributes:
+        distillation: loss of a query's documents that the teacher has scored: ``"kl"`` compares their distributions,
+            ``"margin-mse"`` their distances from the positive. ``"none"`` does not use the scores.
+        distillation_share: share of this loss. The rest is the contrastive loss.
+        teacher: name or folder of a cross-encoder of sentence-transformers, which scores the positives and the hard
+            negatives of each query once. By default, the scores are in the data.
+        teacher_temperature: divisor of the teacher's scores.
+    """
+
+    distillation: DistillationLoss = "none"
+    distillation_share: float = 0.5
+    teacher: str | None = None
+    teacher_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("distillation", self.distillation, DistillationLoss)
+        if self.teacher is not None and self.distillation == "none":
+            raise InvalidInput(
+                f"the teacher {self.teacher!r} is not used, because distillation is 'none'; set it to 'kl'"
+            )
+        if not 0 < self.distillation_share <= 1:
+            raise InvalidInput(f"distillation_share must be above 0 and at most 1, got {self.distillation_share}")
+        if not self.teacher_temperature > 0:
+            raise InvalidInput(f"teacher_temperature must be above 0, got {self.teacher_temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(DistillationSettings):
     """Settings that adapters and fine-tuning share.
 
     Attributes:
@@ -60,6 +91,12 @@ class TrainingSettings:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distillation != "none" and not self.hard_negatives:
+            raise InvalidInput(
+                f"distillation {self.distillation!r} compares a query's positive and hard negatives; set "
+                "hard_negatives, too, to at least 1"
+            )
         check_count("epochs", self.epochs)
         if self.batch_size < 2:
             raise InvalidInput(

@@ -1,7 +1,7 @@
 """Loss and collator that train a model by its SMART scores, with the trainer of sentence-transformers.
 
 The collator prepares texts and images as `SmartEncoder` does, with the same prompts and token policies. The loss is
-`contrastive_loss` of the pooled cosine, of late interaction, or of their sum. In a training with several processes, the
+`training_loss` of the pooled cosine, of late interaction, or of their sum. In a training with several processes, the
 documents of the other processes are negatives, too.
 """
 
@@ -23,14 +23,15 @@ from smart_rag.config import Objective
 from smart_rag.encoders.smart_encoder import SmartEncoder
 from smart_rag.training.batches import make_batch
 from smart_rag.training.data import TrainingData
-from smart_rag.training.losses import contrastive_loss, late_scores
+from smart_rag.training.losses import late_scores, training_loss
 from smart_rag.training.runs import processes
+from smart_rag.training.settings import DistillationSettings
 from smart_rag.types import Content, Encodable, Task
 
 # Labels of pairs (query, document) in a batch.
 _POSITIVE, _NEGATIVE, _EXCLUDED = 1, 0, -1
 # Entries of a part that are not for the model. The last three are there only if there are several processes.
-_OWN = frozenset({"keep", "task", "pooled", "answers", "groups", "positions"})
+_OWN = frozenset({"keep", "task", "pooled", "teacher", "answers", "groups", "positions"})
 
 
 class SmartCollator:
@@ -39,8 +40,9 @@ class SmartCollator:
     Queries are sorted by length and divided into parts of ``part_size`` queries. Documents are divided in the same
     way. Each part is one forward pass. Without ``part_size``, all queries are one part, and all documents are one
     part. The batch has labels (queries, documents): 1 for the positive of a query, 0 for a negative, -1 for neither.
-    The choice of positives and negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training
-    gets the same batches as a training without interruption.
+    Parts of queries also have ``teacher`` (n, documents), the scores of a teacher, or NaN. The choice of positives and
+    negatives depends only on ``seed``, ``epoch`` and the positions. So a resumed training gets the same batches as a
+    training without interruption.
 
     If there are several processes, a part also has what the other processes need: ``answers`` (n, most), the group
     numbers of each query's positives, filled up with -1, or ``groups`` (n) and ``positions`` (n) of the documents.
@@ -77,6 +79,9 @@ class SmartCollator:
         query_parts, query_order = self._parts(queries, "query")
         document_parts, document_order = self._parts(documents, "document")
         collated: dict[str, Any] = {"label": torch.from_numpy(labels[np.ix_(query_order, document_order)])}
+        scores = torch.from_numpy(batch.teacher[np.ix_(query_order, document_order)])
+        for part, of_part in zip(query_parts, torch.split(scores, _lengths_of(query_parts)), strict=True):
+            part["teacher"] = of_part
         if processes.are_joined():
             self._add_answers(query_parts, [batch.queries[i] for i in query_order])
             self._add_positions(document_parts, [batch.documents[i] for i in document_order])
@@ -87,12 +92,12 @@ class SmartCollator:
     def _add_answers(self, parts: Sequence[dict[str, Any]], queries: Sequence[int]) -> None:
         positives = [torch.from_numpy(self.groups[list(self.data.queries[i].positives)]) for i in queries]
         answers = pad_sequence(positives, batch_first=True, padding_value=-1)
-        for part, of_part in zip(parts, torch.split(answers, [len(part["keep"]) for part in parts]), strict=True):
+        for part, of_part in zip(parts, torch.split(answers, _lengths_of(parts)), strict=True):
             part["answers"] = of_part
 
     def _add_positions(self, parts: Sequence[dict[str, Any]], documents: Sequence[int]) -> None:
         positions = torch.tensor(documents)
-        for part, of_part in zip(parts, torch.split(positions, [len(part["keep"]) for part in parts]), strict=True):
+        for part, of_part in zip(parts, torch.split(positions, _lengths_of(parts)), strict=True):
             part["positions"] = of_part
             part["groups"] = torch.from_numpy(self.groups[of_part.numpy()])
 
@@ -109,12 +114,13 @@ class SmartCollator:
 
 
 class SmartLoss(CachedLossMixin, nn.Module):
-    """`contrastive_loss` of a batch, by the pooled cosine, late interaction or their sum (arXiv 2605.24938, section 3).
+    """`training_loss` of a batch, by the pooled cosine, late interaction or their sum (arXiv 2605.24938, section 3).
 
     Args:
         encoder: the encoder whose model is trained.
         objective: score to train, ``"pooled"``, ``"late"`` or ``"hybrid"``.
         temperature: divisor of the scores.
+        distillation: how the scores of a teacher are learned. By default, they are not.
         cached: whether to keep only the activations of one part at a time, and to run each part twice (gradient
             caching: Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"). The
             loss and its gradients do not change.
@@ -124,13 +130,20 @@ class SmartLoss(CachedLossMixin, nn.Module):
     """
 
     def __init__(
-        self, encoder: SmartEncoder, objective: Objective, temperature: float, *, cached: bool = False
+        self,
+        encoder: SmartEncoder,
+        objective: Objective,
+        temperature: float,
+        distillation: DistillationSettings | None = None,
+        *,
+        cached: bool = False,
     ) -> None:
         super().__init__()
         assert isinstance(encoder.model, SentenceTransformer)
         self.model = encoder.model
         self.objective = objective
         self.temperature = temperature
+        self.distillation = distillation or DistillationSettings()
         self.uses_gradient_cache = cached
         # The mixin cuts batches into pieces of this size. It must cut nothing, because the collator has already done
         # so.
@@ -146,7 +159,8 @@ class SmartLoss(CachedLossMixin, nn.Module):
             for name in ("answers", "groups", "positions")
             if processes.are_joined()
         ]
-        targets = (labels, torch.cat([self._lengths(part) for part in parts]), *joined)
+        teacher = torch.cat([part["teacher"] for part in parts if "teacher" in part])
+        targets = (labels, torch.cat([self._lengths(part) for part in parts]), teacher, *joined)
         if self.uses_gradient_cache:
             loss: torch.Tensor = self.forward_cached(parts, targets)  # type: ignore[arg-type]  # passed on unchanged
             return loss
@@ -161,12 +175,12 @@ class SmartLoss(CachedLossMixin, nn.Module):
     ) -> torch.Tensor:
         """Return the loss of the embeddings of all parts, a scalar.
 
-        ``labels`` holds two tensors: the labels of the batch, and the number of token embeddings of each text. The
-        texts of the queries come first, and then the documents. If there are several processes, ``labels`` also holds
-        the answers of the queries, and the groups and the positions of the documents. Then the loss of this process is
-        that of its queries among the documents of all processes.
+        ``labels`` holds three tensors: the labels of the batch, the number of token embeddings of each text, and the
+        teacher's scores. The texts of the queries come first, and then the documents. If there are several processes,
+        ``labels`` also holds the answers of the queries, and the groups and the positions of the documents. Then the
+        loss of this process is that of its queries among the documents of all processes.
         """
-        relevance, lengths, *joined = labels
+        relevance, lengths, teacher, *joined = labels
         queries = len(relevance)
         rows = torch.cat([row for part in reps for row in part])
         if joined:
@@ -185,12 +199,9 @@ class SmartLoss(CachedLossMixin, nn.Module):
             if self.objective != "pooled":
                 end = int(lengths[:queries].sum())
                 scores.append(late_scores(tokens[:end], lengths[:queries], tokens[end:], lengths[queries:]))
-            loss = contrastive_loss(
-                torch.stack(scores).sum(dim=0),
-                relevance.argmax(dim=1),
-                relevance == _EXCLUDED,
-                temperature=self.temperature,
-            )
+            total, positives = torch.stack(scores).sum(dim=0), relevance.argmax(dim=1)
+            excluded = relevance == _EXCLUDED
+            loss = training_loss(total, positives, excluded, teacher, self.distillation, temperature=self.temperature)
         self.last = float(loss.detach())
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -248,6 +259,7 @@ class SmartLoss(CachedLossMixin, nn.Module):
             "objective": self.objective,
             "temperature": self.temperature,
             "cached": self.uses_gradient_cache,
+            "distillation": self.distillation.distillation,
         }
 
     @property
@@ -257,6 +269,11 @@ class SmartLoss(CachedLossMixin, nn.Module):
             "@misc{smart2026,\n    title={Your Embedding Model is SMARTer Than You Think},\n    year={2026},\n"
             "    eprint={2605.24938},\n    archivePrefix={arXiv}\n}"
         )
+
+
+def _lengths_of(parts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the number of texts of each part."""
+    return [len(part["keep"]) for part in parts]
 
 
 def _relevance_of_others(answers: torch.Tensor, groups: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

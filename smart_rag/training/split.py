@@ -81,6 +81,7 @@ def _part(data: TrainingData, is_held_out: Sequence[bool], held_out: bool) -> Tr
             query.text,
             tuple(new_position[i] for i in query.positives if i in new_position),
             tuple(new_position[i] for i in query.negatives if i in new_position),
+            {new_position[i]: score for i, score in query.scores.items() if i in new_position},
         )
         for query in data.queries
         if query.positives[0] in new_position

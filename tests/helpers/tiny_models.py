@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     ByT5Tokenizer,
     LlamaConfig,
@@ -165,6 +166,17 @@ def bert(
         if normalize:
             modules.append(Normalize())
     return _save(modules, folder, prompts, default_prompt_name, truncate_dim)
+
+
+def cross_encoder(folder: Path, *, labels: int = 1, seed: int = 0) -> str:
+    """Save a tiny BERT that gives ``labels`` scores to a pair of texts."""
+    tokenizer = wordpiece()
+    config = _bert_config(tokenizer)
+    config.num_labels = labels
+    torch.manual_seed(seed)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def colbert(folder: Path, *, pool_factor: float = 1, document_length: int | None = 48, seed: int = 0) -> str:

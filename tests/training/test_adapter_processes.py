@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,16 +21,35 @@ from smart_rag.training.runs import processes
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = {"epochs": 2, "hard_negatives": 1, "layers": (1, -1), "objective": "hybrid", "weighting": "idf"}
+OPTIONS = {
+    "epochs": 2,
+    "hard_negatives": 1,
+    "layers": (1, -1),
+    "objective": "hybrid",
+    "weighting": "idf",
+    "distillation": "kl",
+    "teacher_temperature": 0.5,
+}
 # More queries and documents than one process encodes at once, so that each process encodes some.
 DATA = {"count": 288, "seed": 1}
+
+
+def training_data():
+    """Return data in which a teacher has scored the positive and a negative of every third query."""
+    data = some_data(**DATA)
+    queries = list(data.queries)
+    for i in range(0, len(queries), 3):
+        positive = queries[i].positives[0]
+        negative = (positive + 7) % len(data.documents)
+        queries[i] = replace(queries[i], negatives=(negative,), scores={positive: 1.0, negative: i % 5 / 2})
+    return replace(data, queries=queries)
 
 
 def train(folder, out, batch_size, *, resume=False):
     encoder = SmartEncoder(folder, device="cpu")
     settings = AdapterSettings(batch_size=batch_size, **OPTIONS)
     held_out = some_data(24, seed=2)
-    return train_adapter(encoder, some_data(**DATA), out, settings, held_out=held_out, keep_anyway=True, resume=resume)
+    return train_adapter(encoder, training_data(), out, settings, held_out=held_out, keep_anyway=True, resume=resume)
 
 
 def process(folder, out, interrupted_at):

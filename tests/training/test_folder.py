@@ -5,7 +5,7 @@ import json
 import pytest
 
 from smart_rag.errors import InvalidInput
-from smart_rag.training.folder import TrainingFolder, check_folder
+from smart_rag.training.runs.folder import TrainingFolder, check_folder
 
 RECORD = {"epochs": 2, "learning_rate": 1e-3, "model": "abc", "data": "def", "held_out": "ghi"}
 

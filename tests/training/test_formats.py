@@ -113,7 +113,7 @@ def test_the_layouts_of_sentence_transformers_and_others(tmp_path, row, query, p
         ),
         (
             {"query": "q", "positive": "p", "score": 0.7},
-            "the column 'score' is not known; give it another name, or leave",
+            "score is 0.7, and not a list with a score for each document. If it is a teacher's score of the positive",
         ),
         ({"query": "q", "docs": ["p"], "labels": [1, 0]}, "a label for each document; found 1 documents and 2 labels"),
         ({"query": "q", "docs": ["p"], "labels": "1"}, "found 1 documents and none labels"),

@@ -12,7 +12,8 @@ from smart_rag.config import DEFAULT_WEIGHTS
 from smart_rag.errors import InvalidInput
 from smart_rag.training import AdapterSettings, FinetuneSettings, TrainingData, finetune, load_training_data
 from smart_rag.training.data import TrainingQuery
-from smart_rag.training.hard_negatives import mine_negatives, mine_once
+from smart_rag.training.hard_negatives import mine_negatives
+from smart_rag.training.runs.prepared import prepare_once
 from smart_rag.types import Document
 
 TEXTS = (
@@ -131,8 +132,8 @@ def test_page_images_have_margins(tmp_path):
 
 def test_a_resumed_training_has_the_same_negatives_and_notes(tmp_path):
     settings = AdapterSettings(hard_negatives=3, relative_margin=0.05)
-    first = mine_once(one_query(), WordEncoder(), settings, tmp_path)
-    again = mine_once(one_query(), None, settings, tmp_path)
+    first = prepare_once(one_query(), WordEncoder(), settings, tmp_path)
+    again = prepare_once(one_query(), None, settings, tmp_path)
     assert (again.queries, again.notes) == (first.queries, first.notes)
 
 

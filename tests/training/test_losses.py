@@ -7,7 +7,7 @@ import torch
 from smart_rag.embeddings.tokens import TokenBatch
 from smart_rag.errors import EncoderError, InvalidInput
 from smart_rag.scoring.maxsim import late_interaction
-from smart_rag.training.losses import contrastive_loss, late_scores
+from smart_rag.training.losses import late_scores, training_loss
 
 QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 1, 5], [4, 9, 1, 2, 6]
 
@@ -95,7 +95,7 @@ def test_loss_and_gradients_are_those_of_the_formula(temperature):
     excluded = torch.zeros(3, 5, dtype=torch.bool)
     excluded[0, 1] = excluded[2, 0] = excluded[2, 4] = True
     ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
-    loss = contrastive_loss(ours, positives, excluded, temperature=temperature)
+    loss = training_loss(ours, positives, excluded, temperature=temperature)
     expected = loss_by_loops(theirs, positives, excluded, temperature)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
     loss.backward()
@@ -106,12 +106,12 @@ def test_loss_and_gradients_are_those_of_the_formula(temperature):
 
 def test_a_positive_cannot_be_excluded():
     with pytest.raises(InvalidInput, match="positive is excluded"):
-        contrastive_loss(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([[False, True]]), temperature=1.0)
+        training_loss(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([[False, True]]), temperature=1.0)
 
 
 def test_a_loss_of_nan_is_an_error():
     with pytest.raises(EncoderError, match="the loss is nan, so the training cannot continue; train with a smaller"):
-        contrastive_loss(torch.full((1, 2), torch.nan), torch.tensor([1]), temperature=1.0)
+        training_loss(torch.full((1, 2), torch.nan), torch.tensor([1]), temperature=1.0)
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 4], [4, 5, 0]])

@@ -47,6 +47,13 @@ def test_the_warning_is_about_the_trained_score(objective):
     assert report({objective: FROZEN[objective] + 0.1}, objective).warning is None
 
 
+def test_a_ranking_that_became_worse_is_named():
+    found = report({"late": FROZEN["late"] + 0.1, "pooled": FROZEN["pooled"] - 0.1, "hybrid": FROZEN["hybrid"] + 1e-9})
+    before = FROZEN["pooled"].mean()
+    assert f"worse by others: nDCG@10 of pooled ({before:.4f} before, {before - 0.1:.4f} now)" in found.warning
+    assert "hybrid" not in found.warning
+
+
 def test_differences_are_of_scores_that_changed_and_of_the_trained_one():
     found = report({"hybrid": FROZEN["hybrid"] + 0.1})
     assert set(found.ndcg) == {f"{when} {name}" for when in ("frozen", "trained") for name in FROZEN}

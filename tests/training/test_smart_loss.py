@@ -1,5 +1,7 @@
 """Loss of fine-tuning, with gradients, against plain loops over the models' outputs; batches of the collator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch.nn.functional import normalize
 
 from smart_rag import SmartEncoder
 from smart_rag.training import TrainingData
-from smart_rag.training.batches import content_groups
+from smart_rag.training.batches import content_groups, make_batch
 from smart_rag.training.data import TrainingQuery
+from smart_rag.training.settings import DistillationSettings
 from smart_rag.training.smart_loss import SmartCollator, SmartLoss
 from smart_rag.types import Document
 
@@ -176,3 +179,39 @@ def test_labels_exclude_other_positives(tmp_path):
     )
     batch = SmartCollator(data, content_groups(data, {"text"}), encoder)([{"position": i} for i in range(3)])
     assert batch["label"].tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("part_size", [None, 2])
+def test_distillation_acts_on_the_score_of_the_objective(tmp_path, part_size):
+    """The KL divergence of each query's documents by plain loops, in a batch that is cut into parts, too."""
+    encoder = SmartEncoder(tiny_models.bert(tmp_path), device="cpu")
+    data = some_data(40)
+    queries = [
+        replace(query, scores={at: (at * 7 % 5) / 2 for at in query.positives + query.negatives})
+        for query in data.queries
+    ]
+    data = replace(data, queries=queries)
+    collator, batch = collated(encoder, data, part_size)
+    settings = DistillationSettings(distillation="kl", distillation_share=1.0, teacher_temperature=2.0)
+    loss = SmartLoss(encoder, "hybrid", 0.05, settings, cached=part_size is not None)(features(batch), batch["label"])
+    mine = gradients(encoder, loss)
+    generator = np.random.default_rng([collator.seed, collator.epoch, *(row["position"] for row in ROWS)])
+    step = make_batch(data, collator.groups, [row["position"] for row in ROWS], 1, generator)
+    divergences = []
+    for i in step.queries:
+        pooled, tokens = plain(encoder, data.queries[i].text, "query")
+        scores, aims = [], []
+        for at in step.documents:
+            if at in data.queries[i].scores:
+                other, others = plain(encoder, data.documents[at].text, "document")
+                late = torch.stack([torch.stack([token @ one for one in others]).max() for token in tokens]).mean()
+                scores.append((pooled @ other + late) / 0.05)
+                aims.append(data.queries[i].scores[at] / 2.0)
+        if len(aims) > 1:
+            aim = torch.tensor(aims).softmax(dim=0)
+            divergences.append((aim * (aim.log() - torch.stack(scores).log_softmax(dim=0))).sum())
+    assert len(divergences) == 4  # two of the queries have no hard negative
+    expected = torch.stack(divergences).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for name, of in gradients(encoder, expected).items():
+        torch.testing.assert_close(mine[name], of, atol=1e-5, rtol=1e-4, msg=name)

@@ -9,6 +9,8 @@ pairs, triples         ``query``, ``positive`` and perhaps ``negative`` or ``neg
 n-tuples               ``anchor``, ``positive``, ``negative_1``, ``negative_2``, ...
 labelled pairs         ``sentence1``, ``sentence2``, ``label`` (1: the second is a positive, 0: a negative)
 lists                  ``query``, ``docs``, ``labels`` (one for each document)
+scores of a teacher    with pairs and triples: ``scores``, or ``pos_scores`` and ``neg_scores``, one for each document;
+                       with lists: ``scores``, one for each of ``docs``
 texts without names    ``["query", "positive", "negative", ...]``; ``{"set": ["query", "positive", ...]}``
 =====================  ==============================================================================
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 from smart_rag.errors import InvalidInput
@@ -31,20 +34,29 @@ _LABEL = "label"
 _DOCUMENTS = ("docs", "documents", "passages")
 _LABELS = "labels"
 _SET = "set"
-_KNOWN = (*_QUERY, *_POSITIVE, *_NEGATIVES, _LABEL, *_DOCUMENTS, _LABELS, _SET)
+# Scores of a teacher: of all documents in the order of their columns, of the positives, and of the negatives.
+_SCORES = ("scores", "score", "teacher_scores")
+_POSITIVE_SCORES = ("pos_scores", "positive_scores")
+_NEGATIVE_SCORES = ("neg_scores", "negative_scores")
+_ALL_SCORES = (*_SCORES, *_POSITIVE_SCORES, *_NEGATIVE_SCORES)
+_KNOWN = (*_QUERY, *_POSITIVE, *_NEGATIVES, _LABEL, *_DOCUMENTS, _LABELS, _SET, *_ALL_SCORES)
 COLUMNS = (
     f"a query ({', '.join(_QUERY)}), a positive ({', '.join(_POSITIVE)}), and optionally negatives "
     f"({', '.join(_NEGATIVES)}, negative_1, negative_2, ...) and a {_LABEL} of 1 or 0; or a query, {_DOCUMENTS[0]} and "
-    f"{_LABELS}"
+    f"{_LABELS}; and scores of a teacher ({_SCORES[0]}, or {_POSITIVE_SCORES[0]} and {_NEGATIVE_SCORES[0]})"
 )
 
 
 class Row(NamedTuple):
-    """A query with its positives and negatives."""
+    """A query with its positives and negatives.
+
+    ``scores`` are a teacher's scores of the positives and then of the negatives. They may be missing.
+    """
 
     query: str
     positives: list[str]
     negatives: list[str]
+    scores: Sequence[float] = ()
 
 
 class Columns:
@@ -84,8 +96,10 @@ class Columns:
         negatives += [text for name in named if _NUMBERED.fullmatch(name) for text in _texts(named, (name,))]
         if not positives:
             raise LookupError(f"{_POSITIVE[0]!r} is missing, or empty")
-        is_positive = _LABEL not in named or _is_positive(named[_LABEL], most=1)
-        return Row(queries[0], positives, negatives) if is_positive else Row(queries[0], [], [*positives, *negatives])
+        scores = _scores(named, len(positives), len(negatives))
+        if _LABEL not in named or _is_positive(named[_LABEL], most=1):
+            return Row(queries[0], positives, negatives, scores)
+        return Row(queries[0], [], [*positives, *negatives], scores)
 
     def _named(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of ``row`` by the names of their meanings, without the columns that are left out."""
@@ -136,7 +150,7 @@ def _at_least_two(value: Any) -> list[str]:
 
 def _of_lists(query: str, named: Mapping[str, Any]) -> Row:
     """Return the row of a query with documents and a label for each of them."""
-    others = [name for name in named if name not in (*_QUERY, *_DOCUMENTS, _LABELS)]
+    others = [name for name in named if name not in (*_QUERY, *_DOCUMENTS, _LABELS, *_SCORES)]
     if others:
         raise LookupError(f"the columns {_DOCUMENTS[0]} and {_LABELS} do not go with {', '.join(others)}")
     texts, labels = _texts(named, _DOCUMENTS), named.get(_LABELS)
@@ -144,11 +158,63 @@ def _of_lists(query: str, named: Mapping[str, Any]) -> Row:
         count = len(labels) if isinstance(labels, list) else "none"
         raise LookupError(f"expected a label for each document; found {len(texts)} documents and {count} labels")
     are_positive = [_is_positive(label) for label in labels]
-    return Row(
-        query,
-        [text for text, is_positive in zip(texts, are_positive, strict=True) if is_positive],
-        [text for text, is_positive in zip(texts, are_positive, strict=True) if not is_positive],
-    )
+    positives = [i for i, is_positive in enumerate(are_positive) if is_positive]
+    negatives = [i for i, is_positive in enumerate(are_positive) if not is_positive]
+    scores = _numbers(named, _SCORES, len(texts))
+    in_order = [scores[i] for i in (*positives, *negatives)] if scores else []
+    return Row(query, [texts[i] for i in positives], [texts[i] for i in negatives], in_order)
+
+
+def _scores(row: Mapping[str, Any], positives: int, negatives: int) -> list[float]:
+    """Return the scores of so many positives and then of so many negatives, or nothing if the row has no scores."""
+    of_all = _numbers(row, _SCORES, positives + negatives)
+    of_positives = _numbers(row, _POSITIVE_SCORES, positives)
+    of_negatives = _numbers(row, _NEGATIVE_SCORES, negatives)
+    if of_all and (of_positives or of_negatives):
+        raise LookupError(f"{_SCORES[0]} does not go with {_POSITIVE_SCORES[0]} and {_NEGATIVE_SCORES[0]}")
+    if not of_positives and not of_negatives:
+        return of_all
+    if len(of_positives) != positives or len(of_negatives) != negatives:
+        raise LookupError(f"expected {_POSITIVE_SCORES[0]} and {_NEGATIVE_SCORES[0]}, found only one of them")
+    return of_positives + of_negatives
+
+
+def _numbers(row: Mapping[str, Any], names: Sequence[str], count: int) -> list[float]:
+    """Return the ``count`` scores in the one of these columns that a row has, or nothing if it has none.
+
+    Raises:
+        LookupError, TypeError: the column has another number of scores, or something else.
+    """
+    found = _one_of(row, names)
+    value = row[found] if found else None
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        if names is _SCORES:
+            raise TypeError(
+                f"{found} is {value!r:.40}, and not a list with a score for each document. If it is a teacher's score "
+                f"of the positive, name it {_POSITIVE_SCORES[0]} (--columns {found}={_POSITIVE_SCORES[0]}). If it is a "
+                f"similarity or a margin, it does not say which text answers: make it a {_LABEL} of 1 or 0, or leave "
+                f"it out (--columns {found}=)"
+            )
+        value = [value]
+    if len(value) != count:
+        raise LookupError(f"expected {count} {found}, one for each document, found {len(value)}")
+    try:
+        scores = [float(score) for score in value if not isinstance(score, bool)]
+    except (TypeError, ValueError):
+        scores = []
+    if len(scores) != count or not all(map(isfinite, scores)):
+        raise TypeError(f"{found} {value!r:.80} are not all numbers")
+    return scores
+
+
+def _one_of(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the one of these columns that a row has, or None."""
+    found = [name for name in names if name in row]
+    if len(found) > 1:
+        raise LookupError(f"the columns {' and '.join(found)} have the same meaning")
+    return found[0] if found else None
 
 
 def _is_positive(label: Any, most: float = float("inf")) -> bool:
@@ -163,16 +229,16 @@ def _is_positive(label: Any, most: float = float("inf")) -> bool:
         value = -1.0
     if not value.is_integer() or not 0 <= value <= most:
         expected = "1 nor 0" if most == 1 else "0 nor a whole number above it"
-        raise TypeError(f"the label {label!r} is neither {expected}")
+        if isinstance(label, list | tuple):
+            expected += f"; if it has a teacher's scores, name it {_SCORES[0]} (--columns {_LABEL}={_SCORES[0]})"
+        raise TypeError(f"the label {label!r:.80} is neither {expected}")
     return value > 0
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Return the texts of the one of these columns that a row has. A value is a text, a list of texts, or None."""
-    found = [name for name in names if name in row]
-    if len(found) > 1:
-        raise LookupError(f"the columns {' and '.join(found)} have the same meaning")
-    value = row[found[0]] if found else None
+    found = _one_of(row, names)
+    value = row[found] if found else None
     if value is not None and not isinstance(value, str | list | tuple):
         raise TypeError(f"{value!r} is not a text, nor a list of texts")
     texts = [] if value is None else [value] if isinstance(value, str) else list(value)

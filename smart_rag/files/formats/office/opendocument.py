@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,13 +130,19 @@ class _Document:
             if next(row.iterancestors("{*}table")) is not sheet:
                 continue  # a row of a table in a cell
             cells: list[str] = []
+            others: list[str] = []  # the same cells without their comments, which stand in the first of them
             for cell in row:
                 if local(cell) in ("table-cell", "covered-table-cell"):
                     text = " ".join(self.blocks(cell)) or _stored(cell)
-                    cells += [text] * self._repeated(cell, "number-columns-repeated", bool(text))
-            filled = sum(map(bool, cells))
-            for _ in range(self._repeated(row, "number-rows-repeated", filled) if filled else 1):
-                yield cells
+                    has_comment = cell.find("{*}annotation") is not None
+                    other = (" ".join(self.blocks(cell, ("annotation",))) or _stored(cell)) if has_comment else text
+                    times = self._repeated(cell, "number-columns-repeated", bool(other))
+                    cells += [text, *[other] * (times - 1)][:times]
+                    others += [other] * times
+            filled = sum(map(bool, others))
+            yield cells
+            for _ in range(self._repeated(row, "number-rows-repeated", filled) - 1 if filled else 0):
+                yield others
 
     def _repeated(self, element: _Element, name: str, filled: int) -> int:
         """Return how often a row or cell with so many ``filled`` cells is given, and count the cells that are cut."""
@@ -146,9 +152,14 @@ class _Document:
         self.cut_cells += (times - given) * filled
         return given
 
-    def blocks(self, root: _Element) -> list[str]:
-        """Return the paragraphs below an element, and the rows of its tables, each as one text."""
-        return _Walk(self).blocks(root)
+    def blocks(self, root: _Element, without: Collection[str] = ()) -> list[str]:
+        """Return the paragraphs below an element, and the rows of its tables, each as one text.
+
+        Args:
+            root: the element.
+            without: the names of elements that are left out.
+        """
+        return _Walk(self, without).blocks(root)
 
     def control(self, id: str) -> str:
         """Return what a field of a form shows: its label, and its value or state."""
@@ -220,8 +231,9 @@ class _Frame:
 class _Walk:
     """A walk through a tree. It takes no recursion, because a hostile file nests deeply."""
 
-    def __init__(self, document: _Document) -> None:
+    def __init__(self, document: _Document, without: Collection[str] = ()) -> None:
         self._document = document
+        self._without = without
         self._frames = [_Frame()]
 
     def blocks(self, root: _Element) -> list[str]:
@@ -231,7 +243,7 @@ class _Walk:
         skipped: _Element | None = None
         for event, element in walk:
             if event == "start":
-                if _is_unseen(element):
+                if _is_unseen(element) or local(element) in self._without:
                     if element.tag in _DESCRIPTIONS:
                         self._frames[-1].add("", list(filter(None, [_description(element)])))
                     walk.skip_subtree()

@@ -145,6 +145,16 @@ def test_a_cell_without_the_text_that_shows_it_has_its_value(tmp_path):
     assert (page.header + page.text).split("\n", 1)[1].strip() == "42 | words | 2026-11-30 | true"
 
 
+def test_a_comment_on_a_repeated_cell_is_that_of_the_first(tmp_path):
+    cell = (
+        f'<table:table-cell table:number-columns-repeated="3"><office:annotation>{p("Why?")}</office:annotation>'
+        f"{p('7')}</table:table-cell>"
+    )
+    sheet = f'<table:table table:name="S"><table:table-row table:number-rows-repeated="2">{cell}</table:table-row>'
+    (page,) = pages(read_ods, opendocument(tmp_path / "a.ods", "spreadsheet", f"{sheet}</table:table>"))
+    assert [*page.header.split("\n"), page.text.strip()] == ["S", "Why? 7 | 7 | 7", "7 | 7 | 7"]
+
+
 def test_a_million_repeated_cells_take_no_memory(tmp_path):
     cell = f'<table:table-cell table:number-columns-repeated="999999999">{p("x")}</table:table-cell>'
     row = f'<table:table-row table:number-rows-repeated="999999999">{cell}</table:table-row>'
