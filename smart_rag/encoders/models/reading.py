@@ -62,6 +62,10 @@ _LONG_WORD = 100
 _SEEN_SIGN = re.compile(r"[^\w\s\x00-\xff\u2000-\u206f]")
 # What stands for a blank in tokens.
 _BLANKS = "\u2581\u0120 "
+# The places of tokens in a long text are found in parts of about this number of characters, by all cores.
+_PART = 2_000
+# The places before single blanks at which it is cut. Some tokenizers have tokens of a sign and line breaks.
+_CUTS = {" ": r"(?<=\S)(?= \S)", "\n": r"(?<=\w)(?=\n\w)"}
 
 
 class Reading:
@@ -78,14 +82,39 @@ class Reading:
         return [len(ids) for ids in encoded["input_ids"]]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places."""
+        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places.
+
+        A long text is cut before blanks, and all cores read it, if this tokenizer finds the same tokens then.
+        """
         if not getattr(self._tokenizer, "is_fast", False):
             return None
+        parts = self._parts(text)
         encoded = self._tokenizer(
-            text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+            parts, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
         )
-        spans: list[tuple[int, int]] = encoded["offset_mapping"]
+        spans: list[tuple[int, int]] = encoded["offset_mapping"][0]
+        begin = len(parts[0])
+        for part, found in zip(parts[1:], encoded["offset_mapping"][1:], strict=True):
+            spans += [(begin + start, begin + stop) for start, stop in found]
+            begin += len(part)
         return spans
+
+    def _parts(self, text: str) -> list[str]:
+        """Return the parts of a text that can be read one by one. A short text is one part."""
+        places = [place for blank, place in _CUTS.items() if len(text) > 2 * _PART and self._reads_words_alone(blank)]
+        if not places:
+            return [text]
+        cut = re.compile("|".join(places))
+        parts, begin = [], 0
+        while len(text) - begin > 2 * _PART and (found := cut.search(text, begin + _PART)):
+            parts.append(text[begin : found.start()])
+            begin = found.start()
+        return [*parts, text[begin:]]
+
+    def _reads_words_alone(self, blank: str) -> bool:
+        """Return whether a text has the same tokens if it is cut before ``blank``. Some tokenizers add a blank."""
+        both, first, second = self.lengths([f"keys{blank}house", "keys", f"{blank}house"])
+        return both == first + second
 
     def unread(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is in a script that the tokenizer does not know, or mostly unknown words.
