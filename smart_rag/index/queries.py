@@ -9,7 +9,8 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import MULTILINGUAL, Encoder, modalities_of, model_name, unread_by, warn_once
 from smart_rag.errors import InvalidInput
 from smart_rag.files.content import full_source, full_video_source
-from smart_rag.types import Content, Document, Hit, Unread, is_unicode
+from smart_rag.types import Content, Document, Hit, Unread
+from smart_rag.values import is_unicode
 
 Query = str | Content | Representation
 
