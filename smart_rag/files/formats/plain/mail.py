@@ -227,14 +227,21 @@ class _Body:
     def _read_best(self, parts: list[Message]) -> None:
         """Read one of several forms of the same text, or two that differ; see `_shown`.
 
-        The attachments of all forms are named, and so are forms that are no body, such as a calendar.
+        The attachments of all forms are named, and so are forms that are no body. A calendar, which an invitation has,
+        is read besides, as mail programs show it. Lines that the text has, too, are there once.
         """
-        bodies = []
+        bodies, calendars = [], []
         for place, part in enumerate(parts, 1):
             body = _Body(self._path, self)
             body._read_one(part, place)
             kinds = {inner.get_content_type() for inner in part.walk()}
-            if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:
+            is_body = not kinds.isdisjoint(_BODIES)
+            is_calendar = not kinds.isdisjoint(CALENDARS) and not any("BEGIN:" in text for text in body.texts)
+            if body.texts and not is_body and is_calendar:
+                calendars.append(body)
+                self.attachments += body.attachments
+                continue
+            if body.texts and not is_body and len(parts) > 1:
                 body.attachments.append(f"({part.get_content_type()})")
                 body.texts.clear()
             self.attachments += body.attachments
@@ -245,6 +252,11 @@ class _Body:
         for body in _shown(plain, rich):
             self.texts += body.texts
             self.left_out += body.left_out
+        known = {" ".join(line.split()) for text in self.texts for line in text.splitlines()}
+        for calendar in calendars:
+            lines = [line for text in calendar.texts for line in text.splitlines()]
+            self.texts.append("\n".join(line for line in lines if " ".join(line.split()) not in known))
+            self.left_out += calendar.left_out
 
     def has_words(self) -> bool:
         return any(map(str.strip, self.texts))

@@ -190,3 +190,19 @@ def test_a_calendar_in_a_mail_is_shown_as_a_mail_program_does(tmp_path):
     assert "Where: Hall 3; north" in page.text
     assert "BEGIN:" not in page.text
     assert "2 attachments not read: plan.pdf, https://x.org/a.pdf" in page.left_out
+
+
+def test_an_invitation_has_its_text_and_its_calendar(tmp_path):
+    """What both say is there once."""
+    forms = (
+        "Content-Type: text/plain\n\nBring gloves.\nSee you.",
+        "Content-Type: text/html\n\n<p>Bring gloves.</p><p>See you.</p>",
+        f"Content-Type: text/calendar; method=REQUEST\n\n{EVENT}",
+    )
+    body = "".join(f"\n--edge\n{form}\n" for form in forms)
+    mail = f"Subject: x\nContent-Type: multipart/alternative; boundary=edge\n\n{body}\n--edge--\n"
+    (page,) = pages_of(tmp_path, mail, "a.eml")
+    assert "Where: Hall 3; north" in page.text
+    assert (page.text.count("Bring gloves."), page.text.count("See you.")) == (1, 1)
+    assert "2 attachments not read: plan.pdf, https://x.org/a.pdf" in page.left_out
+    assert "BEGIN:" not in page.text
