@@ -405,12 +405,3 @@ class VerifyReport:
     def sound(self) -> bool:
         """Whether every document is complete."""
         return not (self.missing or self.damaged or self.altered or self.lost or self.chroma_damage)
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether ``text`` can be encoded as UTF-8. A text with a lone surrogate cannot be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

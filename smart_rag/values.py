@@ -5,6 +5,7 @@ Callers bring values of numpy, pandas and the standard library. `plain_value` co
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
@@ -112,3 +113,37 @@ def _advice(value: Any) -> str:
     if isinstance(value, set | frozenset):
         return "use sorted(...), which is a list"
     return _EXPECTED
+
+
+def json_value(text: str) -> Any:
+    r"""Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, an object has a key twice, or a text has half of a surrogate pair.
+        RecursionError: it is nested too deep.
+
+    >>> json_value('{"text": "a", "text": "b"}')
+    Traceback (most recent call last):
+    ValueError: the key 'text' is there twice
+    """
+    value = json.loads(text, object_pairs_hook=_without_repeated_keys)
+    if "\\u" in text and not is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("a text has half of a surrogate pair, which is no Unicode")
+    return value
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r:.80} is there twice")
+    return found
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether ``text`` can be encoded as UTF-8. A text with a lone surrogate cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

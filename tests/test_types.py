@@ -9,7 +9,8 @@ from PIL import Image
 
 from smart_rag.errors import InvalidInput
 from smart_rag.reports import AddReport, FailedFile
-from smart_rag.types import Content, Document, Hit, PdfPage, VerifyReport, is_unicode
+from smart_rag.types import Content, Document, Hit, PdfPage, VerifyReport
+from smart_rag.values import is_unicode
 
 PAGE = PdfPage(Path("a.pdf"), 3)
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from smart_rag.errors import InvalidInput
@@ -20,6 +22,7 @@ from smart_rag.paths import absolute
 # of surrogate pairs, too: they are in file names that are not UTF-8, and cannot be written.
 _OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _OBEYED += range(0xD800, 0xE000)
+_UNLIMITED = 10_000  # columns
 _SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): " "}
 
 
@@ -49,8 +52,18 @@ class _Console(Console):
     text. Styles are given as `Text`.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def print_tables(self, tables: RenderableType) -> None:
+        """Print ``tables``. Where no terminal limits the width, each cell is on one line, and no figure is cut."""
+        if self.is_terminal or "COLUMNS" in os.environ:
+            self.print(tables)
+            return
+        parts = tables.renderables if isinstance(tables, Group) else [tables]
+        unlimited = self.options.update(width=_UNLIMITED)
+        widths = (Measurement.get(self, unlimited, part).maximum for part in parts if isinstance(part, Table))
+        _Console(stderr=self.stderr, width=max([self.width, *widths])).print(tables)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -110,7 +123,7 @@ def show_figures(figures: Any, shown: RenderableType, path: str | None) -> None:
     if path == "-":
         print_json(figures)
         return
-    out.print(shown)
+    out.print_tables(shown)
     if path:
         write_json(absolute(path), figures)
 

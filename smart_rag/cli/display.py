@@ -15,6 +15,7 @@ from rich.text import Text
 from smart_rag.cli.console import on_one_line, printable
 from smart_rag.config import IndexConfig
 from smart_rag.embeddings.codec import PRESETS, get_codec
+from smart_rag.paths import shown
 from smart_rag.scoring.products import numba_is_usable
 from smart_rag.types import Document, Hit, chunk_of
 from smart_rag.wording import number, size_text
@@ -30,7 +31,7 @@ _PASSAGE_LENGTH = 420  # characters of a passage that are shown
 
 def source_label(hit: Hit) -> str:
     """Return the file and the page of a hit, or its id if it has no file."""
-    name = on_one_line(short_path(hit.source) if hit.source else hit.id)
+    name = short_path(shown(hit.source)) if hit.source else on_one_line(hit.id)
     return f"{name}, page {hit.page}" if hit.page is not None else name
 
 

@@ -360,7 +360,7 @@ def tune(
     if as_json:
         print_json(figures.tuning_json(found, written=writes))
         return
-    out.print(figures.tuning_table(found))
+    out.print_tables(figures.tuning_table(found))
     done = "The choice is saved in the index."
     if dry_run:
         done = "The index is unchanged."

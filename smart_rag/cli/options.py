@@ -13,6 +13,10 @@ from smart_rag.embeddings.codec import PRESETS
 from smart_rag.paths import absolute
 
 Db = Annotated[Path, typer.Option("--db", metavar="DIR", parser=absolute, help="Folder of the index.")]
+DbOrNone = Annotated[
+    Path | None,
+    typer.Option("--db", metavar="DIR", parser=absolute, help="Folder of the index. Only --dry-run needs none."),
+]
 KeptDb = Annotated[
     Path | None,
     typer.Option(

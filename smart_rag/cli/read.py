@@ -281,7 +281,7 @@ def _filter(option: str, text: str | None, example: str) -> Mapping[str, Any] | 
         return None
     try:
         where = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{option} must be JSON, such as {example}: {error}") from error
     if not isinstance(where, dict):
         raise typer.BadParameter(f"{option} must be a JSON object, such as {example}, got {text}")

@@ -61,14 +61,21 @@ def _print_left_out(report: AddReport) -> None:
         note("not looked at: " + ", ".join(f"{count:,} {reason}" for reason, count in expected.most_common()))
 
 
-def print_survey(report: AddReport) -> None:
-    """Print what would be read: each file with its number of characters, and what would be left out."""
+def print_survey(report: AddReport, has_index: bool = False) -> None:
+    """Print what would be read: each file with its number of characters, what would be left out, and the totals.
+
+    ``has_index`` says whether there is an index, which may have some of the files.
+    """
     for file in report.read:
         is_seen = not file.characters and not file.left_out
         taken = "seen by the model" if is_seen else number(file.characters, "character")
         losses = f" ({'; '.join(file.left_out)})" if file.left_out else ""
         out.print(f"{short_path(shown(file.path))}: {taken}{losses}", soft_wrap=True)
     _print_left_out(report)
+    characters = number(sum(file.characters for file in report.read), "character")
+    note(f"{number(len(report.read), 'file')} would be read, with {characters}; passages overlap, so they have more")
+    if has_index:
+        note("files that the index has already are among them")
 
 
 def _print_files(one: str, several: str, files: Sequence[tuple[Path, str]], most: int = _MOST_NAMES) -> None:

@@ -21,6 +21,7 @@ from smart_rag.cli.options import (
     BaseModel,
     Codec,
     Db,
+    DbOrNone,
     Device,
     DocumentPrompt,
     Dtype,
@@ -32,10 +33,10 @@ from smart_rag.cli.options import (
 )
 from smart_rag.cli.report import print_report, print_survey, report_json
 from smart_rag.config import DEFAULT_FILE_MEMORY, DEFAULT_FILE_SECONDS, IndexConfig
-from smart_rag.errors import DocumentError, IndexLocked, InvalidInput, MissingExtra
+from smart_rag.errors import IndexLocked, InvalidInput
 from smart_rag.index.manifest import FILE_NAME, Manifest
 from smart_rag.paths import absolute, shown
-from smart_rag.reports import AddReport, FailedFile, ReadFile
+from smart_rag.reports import AddReport, ReadFile, SkippedFile
 from smart_rag.wording import number
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _SECONDS_TO_WAIT = 2.0
 
 def index(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=absolute, help="Files and folders.")],
-    db: Db,
+    db: DbOrNone = None,
     model: Model = None,
     base_model: BaseModel = None,
     adapter: Adapter = None,
@@ -101,6 +102,8 @@ def index(
     from smart_rag.files.ocr.engine import check_installed
     from smart_rag.index.smart_index import remove_empty
 
+    if db is None and not dry_run:
+        raise typer.BadParameter("expected the folder of the index; only --dry-run needs none", param_hint="--db")
     if ocr:
         check_installed()
     check_report_file(report_file, "--report")
@@ -109,14 +112,10 @@ def index(
     # If a path is wrong, fail before a model is loaded or a folder is made. The model's modalities are not known yet.
     if not prune and not watches:
         replace(wanted, ocr=False).find(ALL_MODALITIES, warns=False)
-    if dry_run:
+    if db is None or dry_run:
         with within_limits():
             report = _surveyed(wanted, _modalities(db, model, device, trust_remote_code))
-        print_survey(report)
-        if report_file:
-            write_json(report_file, report_json(report))
-        if _has_missing(report):
-            raise SystemExit(1)
+        _tell_of_survey(report, report_file, has_index=db is not None and (db / FILE_NAME).exists())
         return
     config = IndexConfig() if codec is None else config_with_codec(codec, db)
     is_new = not db.exists()
@@ -156,6 +155,14 @@ def index(
         with within_limits():
             _follow(db, encoder, wanted)
     if _has_missing(report) or (report.failed and report == AddReport(failed=report.failed, skipped=report.skipped)):
+        raise SystemExit(1)
+
+
+def _tell_of_survey(report: AddReport, report_file: Path | None, has_index: bool) -> None:
+    print_survey(report, has_index)
+    if report_file:
+        write_json(report_file, report_json(report))
+    if _has_missing(report):
         raise SystemExit(1)
 
 
@@ -266,9 +273,9 @@ class _Wanted:
         )
 
 
-def _modalities(db: Path, model: str | None, device: str | None, trust_remote_code: bool) -> Collection[str]:
+def _modalities(db: Path | None, model: str | None, device: str | None, trust_remote_code: bool) -> Collection[str]:
     """Return the modalities of the index, or of the model that a new index would have."""
-    if (db / FILE_NAME).exists():
+    if db is not None and (db / FILE_NAME).exists():
         return Manifest.read(db).modalities
     if model is None:
         return ("text",)
@@ -278,20 +285,28 @@ def _modalities(db: Path, model: str | None, device: str | None, trust_remote_co
 
 
 def _surveyed(wanted: _Wanted, modalities: Collection[str]) -> AddReport:
-    """Return what would be read, as a report without passages."""
+    """Return what a new index would read and leave out, as a report without passages."""
+    from smart_rag.files.content import digest_of_file
+    from smart_rag.files.finder import SAME_CONTENT
     from smart_rag.files.reader import survey
+    from smart_rag.index.writing.file_ingest import failed_file
 
     found = wanted.find(modalities)
     read: list[ReadFile] = []
     failed = list(found.failed)
+    skipped = list(found.skipped)
+    first: dict[tuple[str, str], Path] = {}  # as in `FileIngest`: the first file of these bytes and this suffix
     for path in found.files:
         try:
+            content = digest_of_file(path), path.suffix.lower()
+            if content in first:
+                skipped.append(SkippedFile(path, SAME_CONTENT, shown(first[content])))
+                continue
             read.append(survey(path, modalities, wanted.ocr))
-        except DocumentError as error:
-            failed.append(FailedFile(error.path, error.reason))
-        except MissingExtra as error:
-            failed.append(FailedFile(path, str(error)))
-    return AddReport(failed=tuple(failed), read=tuple(read), skipped=tuple(found.skipped))
+            first[content] = path
+        except Exception as error:  # whatever a parser raises, the other files are still looked at
+            failed.append(failed_file(path, error))
+    return AddReport(failed=tuple(failed), read=tuple(read), skipped=tuple(skipped))
 
 
 def delete(

@@ -177,7 +177,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, absent = config["format_version"], [name for name in _CONFIG_KEYS if name not in config]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EncoderError(f"{path} is not the configuration of an adapter: {error}") from error
     if version not in (1, FORMAT_VERSION):
         raise EncoderError(

@@ -16,7 +16,7 @@ from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.datasets import Dataset
 from smart_rag.evaluation.differences import corrected, difference, intervals
 from smart_rag.evaluation.metrics import Metrics, Run, measures_and_depth
-from smart_rag.evaluation.qrels import Qrels, own_notes
+from smart_rag.evaluation.qrels import Qrels, met, own_notes
 from smart_rag.evaluation.runs import notes_of
 from smart_rag.paths import absolute
 from smart_rag.types import Content, Document
@@ -94,7 +94,9 @@ def evaluate_runs(
         raise InvalidInput("no run is given; expected at least one, as `read_run` returns it")
     names, top_k = measures_and_depth(measures, None if top_k is None else check_count("top_k", top_k))
     if not isinstance(dataset, Dataset):
-        dataset = Dataset("judgements", [], dict.fromkeys(dataset, ""), dataset)
+        ranked = {document for grades in dataset.values() for document in grades}
+        own = met(dataset, ranked, answerable_only=False).notes
+        dataset = Dataset("judgements", [], dict.fromkeys(dataset, ""), dataset, notes=own)
     metrics = Metrics(dataset.qrels, names)
     ids = {document.id for document in dataset.documents}
     notes = [*dataset.notes, *own_notes(dataset.own_documents)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.evaluation.paper.tables import Table, tables_in
 from smart_rag.evaluation.qrels import Qrels, open_text, qrels_of
+from smart_rag.values import json_value
 from smart_rag.wording import nearest, number
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not content.strip():
                 continue
             try:
-                yield f"line {line}", _row(json.loads(content))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                yield f"line {line}", _row(json_value(content))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InvalidInput(
                     f"{path}, line {line}: expected a JSON object with '_id' and 'text' ({error})"
                 ) from error

@@ -21,7 +21,7 @@ from smart_rag.files.ignored import Ignored, folders_of_repository
 from smart_rag.files.reader import suffixes
 from smart_rag.paths import absolute, shown
 from smart_rag.reports import FailedFile, SkippedFile
-from smart_rag.types import is_unicode
+from smart_rag.values import is_unicode
 from smart_rag.wording import number, size_text
 
 logger = logging.getLogger(__name__)

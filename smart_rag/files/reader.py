@@ -186,16 +186,16 @@ def survey(path: Path, modalities: Collection[str], ocr: bool = False) -> ReadFi
     """
     if ocr and path.suffix.lower() in images.SUFFIXES:
         return ReadFile(path, 0, 0, (_TO_RECOGNISE,))
-    if _visual_modality(path, modalities):
-        return ReadFile(path, 0, 0)
+    if visual := _visual_modality(path, modalities):
+        return ReadFile(path, 0, 0, tuple(_read_image(path).left_out) if visual == "image" else ())
     is_seen = _is_paged(path, modalities)
     undrawn = _undrawn(path) if is_seen else []
-    pages = list(_pages(path, pages_without_text=True))
+    pages = list(_pages(path, pages_without_text=is_seen or (ocr and can_be_recognised(path))))
     if ocr:
         pages = [replace(page, left_out=(_TO_RECOGNISE,)) if _lacks_text(page) else page for page in pages]
     characters, left_out = sum(len(page.text) for page in pages), (*_losses(pages, is_seen), *undrawn)
-    if not (characters or left_out or is_seen):  # such as a PDF of empty pages
-        raise DocumentError(path, "no text in it")
+    if not (characters or is_seen or _TO_RECOGNISE in {phrase for page in pages for phrase in page.left_out}):
+        raise DocumentError(path, "; ".join(left_out) or _BLANK)
     return ReadFile(path, 0, characters, left_out)
 
 

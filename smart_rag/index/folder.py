@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder
-from smart_rag.errors import IndexExists, IndexMismatch, IndexNotFound, IndexReadOnly
+from smart_rag.errors import IndexExists, IndexMismatch, IndexNotFound, IndexReadOnly, InvalidInput
 from smart_rag.index.manifest import FILE_NAME, Manifest
+from smart_rag.paths import shown
 from smart_rag.store.chroma.owner import OWNER, owner_of, set_owner
 from smart_rag.store.document_store import DocumentStore
 from smart_rag.store.image_store import ImageStore
@@ -23,6 +24,7 @@ from smart_rag.store.pooled_store import PooledStore
 from smart_rag.store.sources import Sources
 from smart_rag.store.terms.term_store import TermStore
 from smart_rag.store.token_store import TokenStore
+from smart_rag.values import is_unicode
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -36,7 +38,14 @@ _ADD_AGAIN = "add the documents that index.verify() names again with their vecto
 
 
 def check_free(path: Path) -> None:
-    """Raise `IndexExists` unless a new index can be made at ``path``: there must be no folder, or an empty one."""
+    """Check that a new index can be made at ``path``: there must be no folder, or an empty one.
+
+    Raises:
+        IndexExists: there is something else.
+        InvalidInput: the path is not UTF-8, and Chroma takes no other names.
+    """
+    if not is_unicode(str(path)):
+        raise InvalidInput(f"{shown(path)}: the path of an index must be UTF-8; choose another folder")
     if (path / FILE_NAME).exists():
         raise IndexExists(
             f"{path} holds an index; open it with SmartIndex.open, or choose another folder; to restore a copy in its "

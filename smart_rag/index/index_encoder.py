@@ -72,7 +72,8 @@ class IndexEncoder:
         self._encoding = threading.Lock()
         self._ahead: dict[Key, Representation] = {}
         self._bytes_ahead = bytes_ahead
-        self._texts = self._unread_texts = 0  # of the rows since the last `warn_of_unread_texts`
+        self._texts = 0  # of the rows since the last `warn_of_unread_texts`
+        self._unread: set[Key] = set()
 
     @property
     def fingerprint(self) -> str | None:
@@ -191,7 +192,7 @@ class IndexEncoder:
 
     def encode_rows(self, contents: Mapping[Key, Content]) -> Representation:
         """Return the representation of ``contents`` in their order. Vectors that `encode_ahead` keeps are used."""
-        self._count_unread([content.text for content in contents.values() if content.text])
+        self._count_unread({key: content.text for key, content in contents.items() if content.text})
         with self._mutex:
             known = {key: self._ahead.pop(key) for key in contents if key in self._ahead}
         new = [key for key in contents if key not in known]
@@ -201,10 +202,16 @@ class IndexEncoder:
             known.update(zip(new, self.encode_documents([contents[key] for key in new]), strict=True))
         return Representation.concatenate([known[key] for key in contents])
 
-    def _count_unread(self, texts: Sequence[str]) -> None:
+    def could_read(self, key: Key) -> bool:
+        """Return False if the text under ``key`` was encoded in this call, and the model cannot read it."""
+        return key not in self._unread
+
+    def _count_unread(self, texts: Mapping[Key, str]) -> None:
         unread = unread_by(self.load())
         self._texts += len(texts)
-        self._unread_texts += 0 if unread is None else sum(unread(texts))
+        if unread is not None:
+            told = unread(list(texts.values()))
+            self._unread.update(key for key, is_unread in zip(texts, told, strict=True) if is_unread)
 
     def _forget_oldest(self) -> None:
         forgotten = 0
@@ -221,12 +228,12 @@ class IndexEncoder:
 
     def warn_of_unread_texts(self) -> None:
         """Warn if the model could not read texts of the rows that were encoded since the last call, and count them."""
-        texts, unread = self._texts, self._unread_texts
-        self._texts = self._unread_texts = 0
+        texts, unread = self._texts, len(self._unread)
+        self._texts, self._unread = 0, set()
         if unread:
             logger.warning(
-                "%s cannot read %s of %s, because its tokenizer does not know the script; searches will hardly find "
-                "them by what they say; %s",
+                "%s cannot read %s of %s, because its tokenizer does not know the script, or no blanks part the words; "
+                "searches will hardly find them by what they say; %s",
                 *(model_name(self.load()), f"{unread:,}", number(texts, "new text"), MULTILINGUAL),
             )
 

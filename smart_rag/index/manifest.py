@@ -19,7 +19,7 @@ from smart_rag.embeddings.codec import get_codec
 from smart_rag.encoders.protocol import Encoder, default_weights_of, modalities_of, token_dimension_of
 from smart_rag.errors import IndexMismatch, IndexNotFound, InvalidInput
 from smart_rag.paths import write_whole
-from smart_rag.types import is_unicode
+from smart_rag.values import is_unicode
 from smart_rag.wording import one_line
 
 FORMAT_VERSION = 4

@@ -9,7 +9,8 @@ from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import MULTILINGUAL, Encoder, modalities_of, model_name, unread_by, warn_once
 from smart_rag.errors import InvalidInput
 from smart_rag.files.content import full_source, full_video_source
-from smart_rag.types import Content, Document, Hit, Unread, is_unicode
+from smart_rag.types import Content, Document, Hit, Unread
+from smart_rag.values import is_unicode
 
 Query = str | Content | Representation
 
@@ -59,8 +60,8 @@ def marked(hits: Sequence[Hit], query: Query, encoder: Encoder | None) -> list[H
     if isinstance(text, str) and unread([text])[0]:
         of_query = ("query",)
         warn_once(
-            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script; the scores "
-            f"say little; {MULTILINGUAL}"
+            f"{model_name(encoder)} cannot read a question, because its tokenizer does not know the script or the "
+            f"words; the scores say little; {MULTILINGUAL}"
         )
     takes = modalities_of(encoder)
     texts = unread([document.content(takes).text for document in as_documents(hits)])

@@ -89,9 +89,9 @@ from smart_rag.types import (
     IndexInfo,
     PdfPage,
     VerifyReport,
-    is_unicode,
     with_explainer,
 )
+from smart_rag.values import is_unicode
 from smart_rag.wording import number
 
 if TYPE_CHECKING:

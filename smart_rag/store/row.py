@@ -13,8 +13,8 @@ from typing import Any
 from smart_rag.errors import CorruptStore, InvalidInput, SmartRagError
 from smart_rag.store.checks.row_checksum import CHECKSUM, UNSOUND, checksum_of, fits
 from smart_rag.store.where import KEY, RESERVED, is_list_column, item_text, list_column, stored_number
-from smart_rag.types import Document, ImageSource, PdfPage, Revision, is_unicode
-from smart_rag.values import plain_dict
+from smart_rag.types import Document, ImageSource, PdfPage, Revision
+from smart_rag.values import is_unicode, plain_dict
 
 _FILE_HASH = RESERVED + "file_hash"
 _FILE_CHUNKS = RESERVED + "file_chunks"

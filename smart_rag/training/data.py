@@ -191,7 +191,7 @@ def _read(rows: Iterable[tuple[str, Any]], columns: Columns) -> Iterator[Row]:
             yield columns.row(row)
         except (LookupError, TypeError) as error:
             found = f"; found {', '.join(map(str, row))}" if isinstance(row, Mapping) else ""
-            raise InvalidInput(f"{place}: expected a row with {COLUMNS}{found} ({error})") from error
+            raise InvalidInput(f"{place}: {error.args[0]}; expected a row with {COLUMNS}{found}") from error
 
 
 def _notes(positives: Mapping[str, list[int]], negatives: Mapping[str, list[int]]) -> list[str]:

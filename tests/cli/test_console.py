@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from helpers.command_line import error_of, run
 from helpers.other_users import as_nobody
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 import smart_rag
 from smart_rag.cli.console import check_report_file, err, out, show_figures
@@ -29,6 +31,16 @@ def test_figures_are_shown_and_written(tmp_path, capsys):
     show_figures({"ndcg": 0.5}, "a table", str(tmp_path / "figures.json"))
     assert capsys.readouterr().out == "a table\n"
     assert json.loads((tmp_path / "figures.json").read_text()) == {"ndcg": 0.5}
+
+
+def test_no_figure_is_cut_where_no_terminal_limits_the_width(capsys, monkeypatch):
+    table = Table(*(f"a heading of column {i}" for i in range(12)))
+    table.add_row(*("0.1234 to 0.5678" for _ in range(12)))
+    out.print_tables(Group(table, Text("a note")))
+    assert capsys.readouterr().out.count("0.1234 to 0.5678") == 12
+    monkeypatch.setenv("COLUMNS", "60")
+    out.print_tables(table)
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 60
 
 
 def test_standard_output_gets_figures_and_nothing_else(capsys):
@@ -147,3 +159,11 @@ def test_one_module_makes_consoles():
                 alias.name == "rich" for node in nodes if isinstance(node, ast.Import) for alias in node.names
             )
             assert not used & {"markup", "emoji"}, path
+
+
+def test_search_and_sources_show_an_odd_name_in_the_same_way(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a\nb\tc.txt").write_text("The cat purrs.")
+    db = tmp_path / "index"
+    run("index", tmp_path / "docs", "--db", db)
+    assert all("a\\nb\\tc.txt" in run(*words, "--db", db)[1] for words in (["sources"], ["search", "cat"]))

@@ -73,7 +73,7 @@ def test_columns_are_named_as_in_the_library(tmp_path):
     (tmp_path / "x.csv").write_text("id,serch,positive\n1,who,the cat\n2,what,a dog\n")
     command = ("train", "adapter", "--data", tmp_path / "x.csv", "--model", tmp_path, "--out", tmp_path / "a")
     error = error_of(*command, "--columns", "id=")
-    assert "x.csv, line 2: expected a row with a query" in error
+    assert re.search("x.csv, line 2: .*; expected a row with a query", error)
     assert "the column 'serch' is not known" in error
     names = ("--columns", "search=query", "--columns", "serch=query", "--columns", "id=")
     assert "no row has the column 'search'" in error_of(*command, *names)

@@ -13,6 +13,7 @@ from helpers.command_line import Terminal, error_of, good, run, usage_error_of
 from helpers.hostile_files import nested_forms
 from helpers.text_files import write
 from helpers.word_encoder import WordEncoder
+from PIL import Image
 
 from smart_rag import AddReport, Document, SmartIndex
 from smart_rag.cli.write import _add_changed, _Wanted
@@ -80,6 +81,34 @@ def test_a_missing_path_among_others_is_named(folder, tmp_path, monkeypatch):
     assert (code, output) == (1, "passages: 4 added\n4 passages in index\n")
     assert "1 file was left out:\n  nothere: does not exist; expected a file or a folder of documents\n" in errors
     assert run("index", "docs", "nothere", "--db", "index", "--dry-run")[0] == 1
+
+
+def test_a_dry_run_needs_no_index_and_names_the_same_files_as_the_run(folder, tmp_path):
+    """Copies, a copy of a file that cannot be read, a scan, an empty file, and types that are not read."""
+    (folder / "copy.md").write_bytes((folder / "dogs.md").read_bytes())
+    for name in ("photo.txt", "photo2.txt"):
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    Image.new("RGB", (400, 400), "grey").save(folder / "scan.pdf")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "data.xyz").write_bytes(b"\0")
+    (folder / "photo.png").write_bytes(b"x")
+    dry, real = tmp_path / "dry.json", tmp_path / "real.json"
+    code, output, errors = run("index", folder, "--dry-run", "--report", dry)
+    assert (code, set(tmp_path.iterdir())) == (0, {folder, dry})
+    assert "copy.md: " in output
+    assert "3 files would be read, with 229 characters" in errors
+    assert "1 the same content as another file" in errors
+    good("index", folder, "--db", tmp_path / "index", "--report", real)
+    told, done = (json.loads(file.read_text()) for file in (dry, real))
+    assert [one["path"] for one in told["read"]] == sorted(one["path"] for one in done["read"])
+    assert {one["path"]: one["reason"] for one in told["failed"]} == {
+        one["path"]: one["reason"] for one in done["failed"]
+    }
+    assert len(told["failed"]) == 4
+    assert sorted(map(str, told["skipped"])) == sorted(map(str, done["skipped"]))
+    again = run("index", folder, "--db", tmp_path / "index", "--dry-run")[2]
+    assert "files that the index has already are among them" in again
+    assert "--dry-run" in usage_error_of("index", folder)
 
 
 def test_sources_and_what_takes_the_place_of_a_file_that_is_gone(folder, tmp_path, monkeypatch):

@@ -55,6 +55,14 @@ def test_the_differences_are_those_of_the_queries_with_correction():
     }
 
 
+def test_queries_without_a_relevant_document_are_counted():
+    """They lower each mean, whatever ranks."""
+    qrels = {"a": {"d1": 1}, "b": {"d2": 0}, "c": {"d3": -2, "d1": 0}}
+    found = evaluate_runs(qrels, {"x": {query: ["d1"] for query in qrels}}, measures=["nDCG@5"])
+    assert found["notes"] == ["2 queries without a relevant document, such as 'b'; each measure of theirs is 0"]
+    assert found["runs"]["x"]["nDCG@5"] == pytest.approx(1 / 3)
+
+
 def test_only_the_queries_of_both_count_and_the_others_are_counted_and_named():
     some = {query: grades for query, grades in QRELS.items() if query not in ("q0", "q1")}
     others = {query: grades for query, grades in QRELS.items() if query != "q59"}

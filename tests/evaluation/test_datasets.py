@@ -163,6 +163,8 @@ def test_a_missing_folder_is_named(tmp_path):
         *("{not json", "[1, 2]", "3", '"text"', '{"_id": "x"}', '{"text": "x"}', "null", '{"_id": 1, "text": null}'),
         *('{"_id": "x", "pdf": "a.pdf"}', '{"_id": "x", "pdf": "a.pdf", "page": "ii"}', '{"_id": "x", "image": 3}'),
         *('{"_id": "x", "pdf": null, "text": "y"}', '{"_id": "x", "pdf": "a.pdf", "page": -1}'),
+        *('{"_id": "x", "text": "y", "text": "z"}', '{"_id": "x", "text": "\\udc00"}'),
+        '{"_id": "x", "text": "y", "n": ' + 5000 * "9" + "}",  # more digits than Python reads
     ],
 )
 def test_a_bad_line_is_named_with_its_number(small, name, line):

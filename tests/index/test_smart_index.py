@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -157,6 +158,13 @@ def test_exists_and_modalities(tmp_path):
         assert index.modalities == {"text", "image"}
     assert SmartIndex.exists(tmp_path / "index")
     assert not SmartIndex.exists(tmp_path)
+
+
+def test_a_folder_that_is_not_utf8_is_refused_before_it_is_made(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff"))
+    with pytest.raises(errors.InvalidInput, match=r"d\\xff: the path of an index must be UTF-8; choose another folder"):
+        SmartIndex.create(path, LetterEncoder())
+    assert not path.exists()
 
 
 def test_a_folder_that_holds_an_index_is_not_free(tmp_path):

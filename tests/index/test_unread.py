@@ -45,6 +45,21 @@ def test_indexing_warns_once_with_counts(encoder, tmp_path, caplog):
         assert warnings(caplog) == []
 
 
+def test_a_report_names_the_files_that_the_model_cannot_read(encoder, tmp_path, caplog):
+    (tmp_path / "english.txt").write_text("The key of the house is on the table.")
+    (tmp_path / "digits.txt").write_text("5feceb66ffc86f38d952786c6d696c79" * 9)
+    (tmp_path / "joined.txt").write_text("The\u200bkey\u200bof\u200bthe\u200bhouse" * 9, encoding="utf-8")
+    with SmartIndex.create(tmp_path / "index", encoder) as index:
+        report = index.add_files([tmp_path], exclude=["index"])
+    lost = {file.path.name: file.left_out for file in report.read}
+    assert lost.pop("english.txt") == ()
+    assert {name: [phrase.split(" of ")[1] for phrase in phrases] for name, phrases in lost.items()} == {
+        "digits.txt": ["1 passage cannot be read by the model"],
+        "joined.txt": ["1 passage cannot be read by the model"],
+    }
+    assert any("cannot read 2 of 3 new texts" in warning for warning in warnings(caplog))
+
+
 def test_hits_say_what_is_not_read(encoder, tmp_path, caplog):
     with SmartIndex.create(tmp_path / "index", encoder) as index:
         index.add([*documents(), *CHINESE])

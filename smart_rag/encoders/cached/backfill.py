@@ -9,7 +9,8 @@ from itertools import islice
 from smart_rag.errors import DocumentError, InvalidInput
 from smart_rag.progress import Progress
 from smart_rag.reports import BackfillReport
-from smart_rag.types import Content, Document, Encodable, Key, is_unicode
+from smart_rag.types import Content, Document, Encodable, Key
+from smart_rag.values import is_unicode
 from smart_rag.wording import number
 
 logger = logging.getLogger(__name__)

@@ -127,7 +127,7 @@ def _json_object(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelNotFound(
             f"{file} does not hold a JSON object ({error}); take all files of the model again"
         ) from error
@@ -139,7 +139,7 @@ def damaged_json(folder: Path) -> Path | None:
     for file in sorted(folder.glob("*.json")):
         try:
             json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, RecursionError, OSError):
             return file
     return None
 

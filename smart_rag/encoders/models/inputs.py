@@ -41,7 +41,8 @@ from smart_rag.encoders.models.positions import (
 from smart_rag.encoders.profiles import Profile
 from smart_rag.errors import EncoderError, InvalidInput, SmartRagError
 from smart_rag.files.formats import images
-from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin, is_unicode
+from smart_rag.types import Content, Encodable, Span, Task, TokenOrigin
+from smart_rag.values import is_unicode
 from smart_rag.wording import first_line
 
 NO_TOKENS = "{model} gives no token embeddings, only pooled ones: late interaction needs a transformer model"

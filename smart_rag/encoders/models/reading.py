@@ -7,6 +7,9 @@ look alike to it. So they get high scores for each other, whatever they say.
 Whether a script is known is found out once for a tokenizer, from questions in the most frequent scripts. A short word
 says too little: an English model has a token for each character of some Chinese words.
 
+A text in any script is beyond the model, too, if nearly all of it is in tokens for unknown words: words without blanks,
+hexadecimal digits, signs.
+
 A language is not told from another one with the same script. An English model reads German badly, and this module does
 not notice it.
 """
@@ -52,8 +55,17 @@ _SYLLABLE = re.compile("[\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000
 # A letter in cuneiform. A tokenizer that has no token for each byte does not know it.
 _UNKNOWN_LETTER = "\U00012000"
 _ENGLISH = "Where are the keys of the house?"
+# WordPiece takes every longer word for an unknown one, such as hexadecimal digits, or words that only a character of
+# zero width parts.
+_LONG_WORD = 100
+# A sign such as those of Braille. Of letters, the script decides.
+_SEEN_SIGN = re.compile(r"[^\w\s\x00-\xff\u2000-\u206f]")
 # What stands for a blank in tokens.
 _BLANKS = "\u2581\u0120 "
+# The places of tokens in a long text are found in parts of about this number of characters, by all cores.
+_PART = 2_000
+# The places before single blanks at which it is cut. Some tokenizers have tokens of a sign and line breaks.
+_CUTS = {" ": r"(?<=\S)(?= \S)", "\n": r"(?<=\w)(?=\n\w)"}
 
 
 class Reading:
@@ -70,22 +82,62 @@ class Reading:
         return [len(ids) for ids in encoded["input_ids"]]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places."""
+        """Return the first and last place of each token of ``text``. Return None if the tokenizer knows no places.
+
+        A long text is cut before blanks, and all cores read it, if this tokenizer finds the same tokens then.
+        """
         if not getattr(self._tokenizer, "is_fast", False):
             return None
+        parts = self._parts(text)
         encoded = self._tokenizer(
-            text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+            parts, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
         )
-        spans: list[tuple[int, int]] = encoded["offset_mapping"]
+        spans: list[tuple[int, int]] = encoded["offset_mapping"][0]
+        begin = len(parts[0])
+        for part, found in zip(parts[1:], encoded["offset_mapping"][1:], strict=True):
+            spans += [(begin + start, begin + stop) for start, stop in found]
+            begin += len(part)
         return spans
 
+    def _parts(self, text: str) -> list[str]:
+        """Return the parts of a text that can be read one by one. A short text is one part."""
+        places = [place for blank, place in _CUTS.items() if len(text) > 2 * _PART and self._reads_words_alone(blank)]
+        if not places:
+            return [text]
+        cut = re.compile("|".join(places))
+        parts, begin = [], 0
+        while len(text) - begin > 2 * _PART and (found := cut.search(text, begin + _PART)):
+            parts.append(text[begin : found.start()])
+            begin = found.start()
+        return [*parts, text[begin:]]
+
+    def _reads_words_alone(self, blank: str) -> bool:
+        """Return whether a text has the same tokens if it is cut before ``blank``. Some tokenizers add a blank."""
+        both, first, second = self.lengths([f"keys{blank}house", "keys", f"{blank}house"])
+        return both == first + second
+
     def unread(self, texts: Sequence[str]) -> list[bool]:
-        """Return for each text whether it is in a script that the tokenizer does not know.
+        """Return for each text whether it is in a script that the tokenizer does not know, or mostly unknown words.
 
         Every value is False if the tokenizer does not tell: if it is of single characters or bytes, or if it does not
         know the places of its tokens in a text.
         """
-        return [self._is_unread(text[:_LONGEST]) for text in texts]
+        return [self._is_unread(text[:_LONGEST]) or self._is_unknown(text[:_LONGEST]) for text in texts]
+
+    def _is_unknown(self, text: str) -> bool:
+        """Return whether nearly all of ``text`` is in tokens for unknown words, whatever its letters are.
+
+        Most texts need no tokens for this: they have no long words, and few signs.
+        """
+        words = text.split()
+        is_signs = not text.isascii() and 2 * len(_SEEN_SIGN.findall(text)) > len(text)
+        if not is_signs and max(map(len, words), default=0) <= _LONG_WORD:
+            return False
+        if not (words and self._tells and self._has_unknown_words):
+            return False
+        pieces = self._pieces(text)
+        seen = "".join(text[: max((stop for _, _, stop in pieces), default=len(text))].split())
+        return sum(stop - start for is_unknown, start, stop in pieces if is_unknown) > _UNREAD * len(seen)
 
     def _is_unread(self, text: str) -> bool:
         text = _SIGN.sub(lambda sign: " " * len(sign[0]), text)

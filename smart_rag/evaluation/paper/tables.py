@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_rag.errors import InvalidInput, MissingExtra
+from smart_rag.values import json_value
 from smart_rag.wording import one_line
 
 # A row with a page has a megabyte.
@@ -224,7 +225,7 @@ def _names(file: Path, key: str) -> list[str]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))[key]
         return [_inside(name if isinstance(name, str) else name["filename"]) for name in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(
             f"{file} does not name the files of the dataset ({one_line(error)}); save it again"
         ) from error
@@ -259,7 +260,7 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
     with file.open(encoding="utf-8-sig") as lines:
         for line, content in enumerate(lines, start=1):
             if content.strip():
-                row = json.loads(content)
+                row = json_value(content)
                 if not isinstance(row, Mapping):
                     raise ValueError(f"line {line} is not a JSON object")
                 yield dict(row)
@@ -276,7 +277,7 @@ def _reading(file: Path) -> Iterator[None]:
     """A context in which errors of pyarrow name the file. They are errors of these classes, too."""
     try:
         yield
-    except (ValueError, OSError, TypeError, KeyError, NotImplementedError) as error:
+    except (ValueError, OSError, TypeError, KeyError, NotImplementedError, RecursionError) as error:
         raise InvalidInput(
             f"{file} cannot be read ({one_line(error)}); expected a complete {file.suffix[1:]} file; download it "
             "again, with git lfs if it is only a pointer"

@@ -109,6 +109,8 @@ class Splitter:
             return None
         if dense:
             return dense_chunk(text, begin, self._tokens, self._overlap)
+        if length == self._tokens and text[begin : begin + length].isascii():
+            length *= 2  # the chunk before was dense. This one has fewer tokens, so more must be read for it
         limits = (self._tokens, self._overlap, self._longest)
         return unbroken_chunk(text, begin, length, self._token_spans, self._count_tokens, limits)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # The first and last place of a token.
 _Span = tuple[int, int]
@@ -24,6 +24,12 @@ _WORD = 48
 _LONG = 256
 # A count is exact if the places give a number this near to a limit. The ends change a count by less in most texts.
 _NEAR = 8
+# At least this number of characters is read at once, so that an encoder can use all cores.
+_AHEAD = 32_000
+
+
+def _start_of(span: _Span) -> int:
+    return span[0]
 
 
 def _stop_of(span: _Span) -> int:
@@ -31,7 +37,7 @@ def _stop_of(span: _Span) -> int:
 
 
 class TokenReader:
-    """Finds the places of the tokens of one text, window by window. It reads what windows share only once.
+    """Finds the places of the tokens of one text, window by window. It reads ahead, and each word only once.
 
     Args:
         text: the text.
@@ -48,16 +54,43 @@ class TokenReader:
 
         Return None if the places are not known.
         """
+        stop = min(stop, len(self._text))
+        if not (self._starts_token(begin) or self._read_rest_of_word(begin)):
+            self._spans, self._begin, self._stop = [], begin, begin
+        if stop > self._stop:
+            blank = self._last_blank(begin, self._stop)
+            ahead = min(max(stop, blank + _AHEAD), len(self._text))
+            found = self._token_spans(self._text[blank:ahead])
+            if found is None:
+                return None
+            self._keep(begin, blank, ((blank + start, blank + end) for start, end in found))
+            self._stop = ahead
         first = bisect_right(self._spans, begin, key=_stop_of)
-        is_known = self._begin <= begin < self._stop and first < len(self._spans) and self._spans[first][0] >= begin
-        blank = self._last_blank(begin, min(stop, self._stop)) if is_known else begin
-        found = self._token_spans(self._text[blank:stop])
-        if found is None:
-            return None
-        known = self._spans[first : bisect_right(self._spans, blank, key=_stop_of)]
-        self._spans = [*known, *((blank + start, blank + end) for start, end in found)]
-        self._begin, self._stop = begin, stop
-        return [(start - begin, end - begin) for start, end in self._spans]
+        last = bisect_left(self._spans, stop, key=_start_of)
+        return [(start - begin, min(end, stop) - begin) for start, end in self._spans[first:last]]
+
+    def _starts_token(self, begin: int) -> bool:
+        """Return whether ``begin`` was read, and is not inside of a token."""
+        first = bisect_right(self._spans, begin, key=_stop_of)
+        is_read = self._begin <= begin < self._stop
+        return is_read and first < len(self._spans) and self._spans[first][0] >= begin
+
+    def _read_rest_of_word(self, begin: int) -> bool:
+        """Read the rest of the word in which ``begin`` is. Return False if what follows it was not read."""
+        blank = _BLANK.search(self._text, begin, self._stop) if self._begin <= begin else None
+        found = self._token_spans(self._text[begin : blank.start()]) if blank else None
+        if blank is None or found is None:
+            return False
+        after = self._spans[bisect_right(self._spans, blank.start(), key=_stop_of) :]
+        self._spans = [*((begin + start, begin + end) for start, end in found), *after]
+        self._begin = begin
+        return True
+
+    def _keep(self, begin: int, blank: int, found: Iterable[_Span]) -> None:
+        """Keep the tokens from ``begin`` to ``blank``, and after them those that were ``found``."""
+        first = bisect_right(self._spans, begin, key=_stop_of)
+        self._spans = [*self._spans[first : bisect_right(self._spans, blank, key=_stop_of)], *found]
+        self._begin = begin
 
     def _last_blank(self, begin: int, stop: int) -> int:
         """Return the place of the blanks before the last word from ``begin`` to ``stop``, or ``begin``.

@@ -26,6 +26,7 @@ from smart_rag.files.formats.office.slides import read_pptx
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.pdf import read_pdf
 from smart_rag.files.formats.pictures.svg import read_svg
+from smart_rag.files.formats.plain.calendars import read_calendar
 from smart_rag.files.formats.plain.mail import read_mail
 from smart_rag.files.formats.plain.mailbox import read_emlx, read_mbox
 from smart_rag.files.formats.plain.notebook import read_notebook
@@ -39,7 +40,7 @@ Format = Callable[[Path], Iterator[Page]]
 # Texts, marked up or not, that are read as they are.
 _TEXTS = """
     .txt .md .text .markdown .mdx .rst .tex .bib .org .adoc .asciidoc .textile .log .diff .patch .srt .vtt .po
-    .ics .vcf .xml .yaml .yml .toml .ini .cfg .conf .properties
+    .xml .yaml .yml .toml .ini .cfg .conf .properties
 """
 _SOURCE_CODE = """
     .py .pyi .js .mjs .cjs .jsx .ts .tsx .vue .svelte .css .scss .less .java .kt .kts .scala .groovy .gradle .clj .c .h
@@ -70,6 +71,7 @@ FORMATS: dict[str, Format] = {
     ".epub": read_epub,
     **dict.fromkeys((".eml", ".mht", ".mhtml"), read_mail),
     ".emlx": read_emlx,
+    **dict.fromkeys((".ics", ".ical", ".ifb", ".vcs", ".vcf", ".vcard"), read_calendar),
     ".mbox": read_mbox,
     ".svg": read_svg,
     ".svgz": read_svg,
@@ -111,7 +113,8 @@ _OF_TEXT: dict[Format, Format] = {
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _TEXT_FORMATS = (
-    *(read_text, read_html, read_mail, read_emlx, read_mbox, read_json, read_jsonl, read_notebook, read_table),
+    *(read_text, read_html, read_mail, read_emlx, read_mbox, read_calendar, read_json, read_jsonl, read_notebook),
+    read_table,
 )
 # The repetitions give nothing back, because to try all ways of many comments would take for ever.
 _COMMENTS = r"(?:\s++|<!--(?:(?!-->).)*+-->|<\?[^>]*+>)*+"

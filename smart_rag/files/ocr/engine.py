@@ -28,6 +28,8 @@ LONGEST_SIDE = 2000  # the engine shrinks a larger image
 _THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 
 _MODELS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
+# The engine enlarges an image until its shorter side has 736 pixels. So a narrower image would take gigabytes.
+_MOST_SLENDER = 6
 # A line of which the engine is less certain is not taken. In letters that it does not know, it finds other letters.
 _LEAST_SCORE = 0.8
 # A line has at least so many characters for each height of it that it is long. In letters that the engine does not
@@ -74,7 +76,8 @@ def read_lines(image: Image.Image) -> list[ReadLine]:
         MissingExtra: the extra ``ocr`` is not installed.
         SmartRagError: its models are missing.
     """
-    found = _engine()(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # the engine takes blue first
+    pixels = _padded(np.asarray(image))
+    found = _engine()(np.ascontiguousarray(pixels[:, :, ::-1]))  # the engine takes blue first
     if not found.txts:
         return []
     words = found.word_results if len(found.word_results) == len(found.txts) else [()] * len(found.txts)
@@ -83,6 +86,14 @@ def read_lines(image: Image.Image) -> list[ReadLine]:
         ReadLine(text, float(score), quad, _letters(text, quad, letters))
         for text, score, quad, letters in zip(found.txts, found.scores, corners, words, strict=True)
     ]
+
+
+def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image with a margin to the right or below if it is very narrow. No place in it changes."""
+    height, width = pixels.shape[:2]
+    least = -(-max(height, width) // _MOST_SLENDER)
+    margin = (0, max(0, least - height)), (0, max(0, least - width)), (0, 0)
+    return np.pad(pixels, margin, "edge") if least > min(height, width) else pixels
 
 
 def _letters(text: str, corners: NDArray[np.float64], found: Sequence[Any]) -> list[Box]:

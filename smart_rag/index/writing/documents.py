@@ -11,8 +11,8 @@ from typing import Any
 
 from smart_rag.errors import InvalidInput
 from smart_rag.store.row import plain_metadata
-from smart_rag.types import Document, is_unicode
-from smart_rag.values import plain_dict
+from smart_rag.types import Document
+from smart_rag.values import is_unicode, plain_dict
 
 
 def checked_documents(documents: Sequence[Document], modalities: Collection[str] = ("text",)) -> list[Document]:

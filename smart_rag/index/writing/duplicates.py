@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smart_rag.paths import write_whole
-from smart_rag.types import is_unicode
+from smart_rag.values import is_unicode
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from smart_rag.errors import DocumentError, InvalidInput, MissingExtra, SmartRagError
 from smart_rag.files.content import digest_of_file
 from smart_rag.files.finder import SAME_CONTENT
-from smart_rag.files.reader import Reader, Reading, can_be_recognised, has_no_text
+from smart_rag.files.reader import Reader, Reading, can_be_recognised, has_no_text, source_of
 from smart_rag.index.writing.documents import checked_documents
 from smart_rag.index.writing.ingest import Ingest
 from smart_rag.index.writing.moves import Moves
@@ -22,7 +22,7 @@ from smart_rag.paths import shown
 from smart_rag.reports import AddReport, FailedFile, ReadFile, SkippedFile
 from smart_rag.store.row import FileStamp, Row
 from smart_rag.types import PdfPage
-from smart_rag.wording import one_line
+from smart_rag.wording import number, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class FileIngest:
             try:
                 outcome = self._outcome(path)
             except (DocumentError, MissingExtra, MemoryError, InvalidInput) as error:
-                outcome = AddReport(failed=(_failed(path, error),))
+                outcome = AddReport(failed=(failed_file(path, error),))
             if isinstance(outcome, AddReport):
                 report += outcome
                 self.ingest.on_progress(self.reader.count_pages(path))
@@ -164,13 +164,25 @@ class FileIngest:
             raise
         except Exception as error:  # whatever a parser raises, the other files are still read
             logger.warning("%s: reading it failed in a way that nobody expected", shown(path), exc_info=True)
-            raise DocumentError(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
+            raise DocumentError(path, failed_file(path, error).reason) from error
 
     def _write(self, window: _Window) -> AddReport:
         """Write the rows of whole files, and then remove the documents of earlier versions of these files."""
         report = self.ingest.write(window.rows, lambda part: self.ingest.on_progress(_pages(part)))
         refused = Counter(failed.path for failed in report.failed)  # images that could not be encoded
-        read = (replace(file, passages=file.passages - refused[file.path]) for file in window.read)
+        unread = Counter(
+            Path(source_of(row.document.id))
+            for row in window.rows
+            if row.modality == "text" and not self.ingest.encoder.could_read(row.key)
+        )
+        read = (
+            replace(
+                file,
+                passages=file.passages - refused[file.path],
+                left_out=(*file.left_out, *_unread_by_model(unread[file.path], file.passages)),
+            )
+            for file in window.read
+        )
         report += AddReport(
             removed=self.ingest.store.delete(list(window.stale)),
             moved=window.moved,
@@ -216,17 +228,26 @@ class _Window:
         self.without_pages += 0 if _pages(file.rows) else 1
 
 
+def _unread_by_model(count: int, passages: int) -> Iterator[str]:
+    """Yield what the report says of a file if the model cannot read ``count`` of its passages."""
+    if count:
+        yield f"{count:,} of {number(passages, 'passage')} cannot be read by the model"
+
+
 def _is_recognised(row: Row) -> bool:
     """Return whether the file of ``row`` was read with the recognition of text."""
     return row.stamp is not None and row.stamp.hash.endswith(_WITH_OCR)
 
 
-def _failed(path: Path, error: SmartRagError | MemoryError) -> FailedFile:
+def failed_file(path: Path, error: Exception) -> FailedFile:
+    """Return what the report says of a file that could not be read because of ``error``."""
     if isinstance(error, DocumentError):
         return FailedFile(error.path, error.reason)
     if isinstance(error, MemoryError):
         return FailedFile(path, "reading it takes more memory than there is; split the file")
-    return FailedFile(path, one_line(error))
+    if isinstance(error, SmartRagError):
+        return FailedFile(path, one_line(error))
+    return FailedFile(path, f"cannot be read ({type(error).__name__}: {one_line(error)})")
 
 
 def _pages(rows: Sequence[Row]) -> int:

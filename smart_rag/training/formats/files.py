@@ -12,6 +12,7 @@ from typing import Any
 from smart_rag.errors import InvalidInput
 from smart_rag.evaluation.paper.tables import Table, tables_in
 from smart_rag.evaluation.qrels import open_text
+from smart_rag.values import json_value
 from smart_rag.wording import one_line
 
 _TABULAR = {".csv": ",", ".tsv": "\t"}
@@ -45,7 +46,7 @@ def _json(file: Path) -> Iterator[tuple[str, Any]]:
         for number, line in chain([first] if first else [], enumerate(lines, start=(first or (0,))[0] + 1)):
             if line.strip():
                 try:
-                    yield f"line {number}", json.loads(line)
+                    yield f"line {number}", json_value(line)
                 except (ValueError, RecursionError) as error:
                     raise InvalidInput(
                         f"{file}, line {number}: expected a row with a query and a positive, as JSON "
@@ -64,7 +65,7 @@ def _is_json(text: str) -> bool:
 
 def _array(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads(text)
+        rows = json_value(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{file}: expected a JSON array of objects, or an object on each line ({one_line(error)})"

@@ -105,6 +105,17 @@ def test_a_text_of_two_languages_is_read_in_one(minilm):
     assert all(minilm.unread(["CD 光盘上的文件怎样复制到电脑里", "Как почистить фильтр пылесоса марки BQ?"]))
 
 
+def test_texts_of_unknown_words_in_any_script(minilm):
+    """A word of more than 100 characters is one unknown token, and so are many signs."""
+    words = "the key of the house is on the table behind the old barometer " * 3
+    digits = "5feceb66ffc86f38d952786c6d696c79" * 9
+    lost = [words.replace(" ", "\u200b"), digits, f"see {digits}", "⠃⠗⠇ " * 30, "x" * 250]
+    assert all(minilm.unread(lost))
+    read = [words, f"{words}{digits[:64]}", f"SHA256: {digits[:64]}", f"{words * 2}{digits[:200]}", "Größe " * 40]
+    assert not any(minilm.unread([*read, "https://example.org/the/key/of/the/house/" * 9, "", " "]))
+    assert not any(trained([words] * 2, kind="bytes").unread(lost))
+
+
 def test_the_larger_part_of_a_text_decides(minilm):
     russian = "Где лежат ключи от дома?"
     assert minilm.unread(
@@ -151,3 +162,23 @@ def test_a_text_that_the_model_cuts(minilm):
     assert Reading(tokenizer).unread([long, long + "English. " * 1000, "English. " * 10 + long]) == [True, True, False]
     assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == before
     assert minilm.unread([long * 100]) == [True]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bytes"])
+@pytest.mark.parametrize("blank", [" ", "\n", "\n\n", ", "])
+def test_a_long_text_has_the_same_tokens_in_parts(kind, blank):
+    text = blank.join([*ENGLISH, "boats123"] * 80)
+    reading = trained(ENGLISH, kind, 400)
+    whole = reading._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert len(text) > 8_000
+    assert reading.spans(text) == whole
+    assert reading.lengths([text]) == [len(whole)]
+
+
+def test_a_tokenizer_that_puts_a_blank_before_each_text_reads_it_whole():
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.train_from_iterator(ENGLISH, trainers.BpeTrainer(vocab_size=200, special_tokens=["[UNK]"]))
+    reading = Reading(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"))
+    text = " ".join(["the boats"] * 1_000)
+    assert len(reading.spans(text)) == reading.lengths([text])[0]

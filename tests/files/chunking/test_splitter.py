@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_rag.files.chunking.splitter import CHARACTERS_PER_TOKEN, Splitter
-from smart_rag.files.chunking.token_places import TokenPlaces
+from smart_rag.files.chunking.token_places import TokenPlaces, TokenReader
 
 LENGTH = 6_000
 WORDS = "The cat sat on a mat. It rained all day, and we went home! Who knew? "
@@ -187,3 +187,17 @@ def test_no_chunk_repeats_the_end_of_the_one_before_it():
     text = f"{first}\n\n{second}\n\n{third}"
     chunks, _ = split(text, 20, 5, True)
     assert chunks == [f"{first}\n\n{second}", third] == chunks_of_the_whole(text, 20, 5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_have_the_tokens_of_a_text_that_is_read_ahead(seed):
+    """Each character is read about once. Windows may begin inside of a word."""
+    parts = ["a word ", "x" * 30, "\n\n", "reading", ", "]
+    text, tokenizer = "".join(random.Random(seed).choices(parts, k=9_000)), Tokenizer()
+    reader = TokenReader(text, tokenizer.spans)
+    for begin in range(0, len(text), 803):
+        stop = re.compile(r"\s|$").search(text, begin + 2_400).start()
+        assert reader.spans(begin, stop) == Tokenizer().spans(text[begin:stop])
+        assert len(reader._spans) < 40_000
+    assert len(text) > 2 * 32_000
+    assert tokenizer.read < 1.2 * len(text)

@@ -146,6 +146,19 @@ def test_the_tokenizer_reads_a_sample_of_base64():
     assert read < 0.6 * len(text)
 
 
+def test_a_text_that_is_not_dense_is_read_once_for_each_chunk():
+    """A reading of 50 characters would not be enough for 40 tokens of two characters."""
+    read: list[int] = []
+
+    def spans(part: str) -> list[tuple[int, int]]:
+        read.append(len(part))
+        return [(place, place + 2) for place in range(0, len(part), 2)]
+
+    chunks = Splitter(lambda part: len(part) // 2, 40, 0, spans).chunks("ab" * 1_000)
+    assert next(chunks) == "ab" * 40
+    assert read == [10, 100]  # a sample, and a little more than a chunk
+
+
 def test_a_line_of_signs_does_not_decide_about_the_text_below_it():
     text = f"{'=' * 40}\n The boats\n{'=' * 40}\n\n{SAMPLE[0]}"
     assert split("WordPiece", text, 160, 10)[0] == [(0, len(text))]

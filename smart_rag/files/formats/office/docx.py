@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _NOTES = {"footnoteReference": "footnotes", "endnoteReference": "endnotes", "commentReference": "comments"}
 _BLOCK = "\n\n"
+_MOST_RUNS = 1000  # of a paragraph: a hostile file nests hidden paragraphs
 
 
 def read_docx(path: Path) -> Iterator[Page]:
@@ -72,6 +74,7 @@ class _Document:
             yield f"{number(symbols, 'symbol')} of fonts such as Wingdings"
         raw = {"".join(part.split()): part for part in map(raw_text, parts)}
         others = [*self._chunks.values(), *self._labels]
+        yield from self._numbering.left_out()
         yield from missing_words([*raw.values(), *others], [text, *self._hidden])
         yield from embedded_files(self._related, self._chunks)
 
@@ -142,21 +145,33 @@ class _Document:
         self._chunks[name] = page.text
         return [page.text] if page.text else []
 
-    def numbered(self, paragraph: _Element, text: str) -> str:
-        """Return the ``text`` of a paragraph with the number that Word shows before it."""
-        label = self._numbering.label(paragraph) if self._is_body else ""  # an empty paragraph counts, too
-        if not text or not label:
-            return text
+    def label(self, paragraph: _Element) -> str:
+        """Return the number that Word shows before a paragraph. Empty ones count, too, but hidden ones do not."""
+        return self._numbering.label(paragraph) if self._is_body and not _is_hidden(paragraph) else ""
+
+    def numbered(self, label: str, text: str) -> str:
+        """Return the ``text`` of a paragraph after the number that Word shows before it."""
         self._labels.append(label)
-        return f"{label} {text}"
+        return f"{label} {text}".strip()
 
     def hides(self, run: _Element) -> bool:
         """Return whether a run is hidden. Note its text if it is."""
-        vanish = run.find("{*}rPr/{*}vanish")
-        hidden = vanish is not None and value(vanish, "val") not in ("0", "false", "off")
+        hidden = _vanishes(run.find("{*}rPr"))
         if hidden:
             self._hidden.append(raw_text(run))
         return hidden
+
+
+def _is_hidden(paragraph: _Element) -> bool:
+    """Return whether a paragraph is hidden: its end, and whatever is in it."""
+    if not _vanishes(paragraph.find("{*}pPr/{*}rPr")):
+        return False
+    return all(_vanishes(run.find("{*}rPr")) for run in islice(paragraph.iter("{*}r"), _MOST_RUNS))
+
+
+def _vanishes(properties: _Element | None) -> bool:
+    vanish = None if properties is None else properties.find("{*}vanish")
+    return vanish is not None and value(vanish, "val") not in ("0", "false", "off")
 
 
 def _read_html(archive: Archive, name: str) -> Page:

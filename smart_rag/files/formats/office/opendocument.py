@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, local, value
 from smart_rag.files.formats.office.drawing import of_person
 from smart_rag.files.formats.office.missing import missing_words
+from smart_rag.files.formats.office.symbols import shown
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
 from smart_rag.wording import number
@@ -29,6 +30,8 @@ _CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}"
 _DESCRIPTIONS = {f"{{urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0}}{name}" for name in ("title", "desc")}
 _CONTAINERS = {"table-row", "table-cell", "covered-table-cell", "text-box", "note-body", "annotation", "notes"}
 _PARAGRAPHS = {"p", "h"}
+_NUMBER = f"{_TEXT}number"  # of a list or of a heading, as some programs write it
+_MOST_FRAMES = 100  # of paragraphs in paragraphs
 _MOST_REPEATED = 20  # a cell may say that it is repeated a million times
 _SPACES = re.compile(r"[ \t\r\n]+")
 _BLOCK = "\n\n"
@@ -92,7 +95,7 @@ def _read(path: Path, pages: Callable[[_Document, _Element], Iterator[Page]]) ->
         # In a sheet, cells that are repeated are given more often than they stand in the file.
         raw = "".join([*_raw(document.body), *map(_description, document.body.iter(*_DESCRIPTIONS))])
         cut = [number(document.cut_cells, "cell") + " that repeat others"] if document.cut_cells else []
-        yield Page("", left_out=(*archive.left_out, *missing_words([raw], given), *cut))
+        yield Page("", left_out=(*archive.left_out, *missing_words([raw], given), *cut, *document.left_out()))
 
 
 class _Document:
@@ -100,6 +103,8 @@ class _Document:
 
     def __init__(self, archive: Archive) -> None:
         self.cut_cells = 0
+        self.lost_symbols = 0
+        self._unread: set[str] = set()
         self._archive = archive
         self._embedded: set[str] = set()
         manifest = archive.part("META-INF/manifest.xml") if "META-INF/manifest.xml" in archive.names else None
@@ -113,6 +118,13 @@ class _Document:
         self.body = bodies[0]
         fields = (field for forms in self.body.iter("{*}forms") for field in elements(forms))
         self._fields = {id: field for field in fields if (id := value(field, "id"))}
+
+    def left_out(self) -> Iterator[str]:
+        """Yield a phrase for each kind of what stands in the document and was not read."""
+        if self.lost_symbols:
+            yield f"{number(self.lost_symbols, 'symbol')} of fonts such as Wingdings"
+        if self._unread:
+            yield f"{number(len(self._unread), 'embedded file')} not read"
 
     def margins(self, kind: str) -> list[str]:
         """Return the headers or the footers of the pages, each text once."""
@@ -130,13 +142,19 @@ class _Document:
             if next(row.iterancestors("{*}table")) is not sheet:
                 continue  # a row of a table in a cell
             cells: list[str] = []
+            others: list[str] = []  # the same cells without their comments, which stand in the first of them
             for cell in row:
                 if local(cell) in ("table-cell", "covered-table-cell"):
                     text = " ".join(self.blocks(cell)) or _stored(cell)
-                    cells += [text] * self._repeated(cell, "number-columns-repeated", bool(text))
-            filled = sum(map(bool, cells))
-            for _ in range(self._repeated(row, "number-rows-repeated", filled) if filled else 1):
-                yield cells
+                    has_comment = cell.find("{*}annotation") is not None
+                    other = (" ".join(self.blocks(cell, ("annotation",))) or _stored(cell)) if has_comment else text
+                    times = self._repeated(cell, "number-columns-repeated", bool(other))
+                    cells += [text, *[other] * (times - 1)][:times]
+                    others += [other] * times
+            filled = sum(map(bool, others))
+            yield cells
+            for _ in range(self._repeated(row, "number-rows-repeated", filled) - 1 if filled else 0):
+                yield others
 
     def _repeated(self, element: _Element, name: str, filled: int) -> int:
         """Return how often a row or cell with so many ``filled`` cells is given, and count the cells that are cut."""
@@ -146,9 +164,14 @@ class _Document:
         self.cut_cells += (times - given) * filled
         return given
 
-    def blocks(self, root: _Element) -> list[str]:
-        """Return the paragraphs below an element, and the rows of its tables, each as one text."""
-        return _Walk(self).blocks(root)
+    def blocks(self, root: _Element, without: Collection[str] = ()) -> list[str]:
+        """Return the paragraphs below an element, and the rows of its tables, each as one text.
+
+        Args:
+            root: the element.
+            without: the names of elements that are left out.
+        """
+        return _Walk(self, without).blocks(root)
 
     def control(self, id: str) -> str:
         """Return what a field of a form shows: its label, and its value or state."""
@@ -169,7 +192,10 @@ class _Document:
 
     def embedded(self, element: _Element) -> list[str]:
         """Return the text of a formula or of a chart in a document."""
-        name = f"{(value(element, 'href') or '').removeprefix('./').rstrip('/')}/content.xml"
+        object = (value(element, "href") or "").removeprefix("./").rstrip("/")
+        name = f"{object}/content.xml"
+        if object and name not in self._archive.names:
+            self._unread.add(object)
         known = name in self._archive.names and name not in self._embedded  # an object may say that it is in itself
         self._embedded.add(name)
         root = self._archive.part(name) if known else None
@@ -194,12 +220,16 @@ def _stored(cell: _Element) -> str:
 
 @dataclass(slots=True)
 class _Frame:
-    """What was read of a container; see `smart_rag.files.formats.office.walk`. ``paragraphs`` counts the open ones."""
+    """What was read of a container; see `smart_rag.files.formats.office.walk`. ``paragraphs`` counts the open ones.
+
+    If ``is_shape``, it is that of a paragraph in a shape that has no box for its text.
+    """
 
     blocks: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     paragraphs: int = 0
+    is_shape: bool = False
 
     def close_paragraph(self) -> None:
         text = "".join(self.text).strip()
@@ -220,8 +250,9 @@ class _Frame:
 class _Walk:
     """A walk through a tree. It takes no recursion, because a hostile file nests deeply."""
 
-    def __init__(self, document: _Document) -> None:
+    def __init__(self, document: _Document, without: Collection[str] = ()) -> None:
         self._document = document
+        self._without = without
         self._frames = [_Frame()]
 
     def blocks(self, root: _Element) -> list[str]:
@@ -231,7 +262,7 @@ class _Walk:
         skipped: _Element | None = None
         for event, element in walk:
             if event == "start":
-                if _is_unseen(element):
+                if _is_unseen(element) or local(element) in self._without:
                     if element.tag in _DESCRIPTIONS:
                         self._frames[-1].add("", list(filter(None, [_description(element)])))
                     walk.skip_subtree()
@@ -252,6 +283,10 @@ class _Walk:
         if name in _CONTAINERS:
             self._frames.append(_Frame())
         elif name in _PARAGRAPHS:
+            if frame.paragraphs and len(self._frames) < _MOST_FRAMES:
+                self._frames.append(_Frame(is_shape=True))
+            self._frames[-1].paragraphs += 1
+        elif element.tag == _NUMBER:  # it stands before a paragraph, or at its begin
             frame.paragraphs += 1
         elif name == "s":
             frame.text.append(" " * min(int(count) if (count := value(element, "c") or "1").isdecimal() else 1, 100))
@@ -261,7 +296,7 @@ class _Walk:
             frame.text.append("\n")
         elif name == "control":
             frame.add("", list(filter(None, [self._document.control(value(element, "control") or "")])))
-        elif name == "object":
+        elif name in ("object", "object-ole"):
             frame.after += self._document.embedded(element)
         self._say(element.text)
 
@@ -274,11 +309,18 @@ class _Walk:
         elif name in _PARAGRAPHS:
             self._frames[-1].paragraphs -= 1
             self._frames[-1].close_paragraph()
+            if self._frames[-1].is_shape and not self._frames[-1].paragraphs:
+                self._frames[-2].add("", self._frames.pop(-1).blocks)
+        elif element.tag == _NUMBER:
+            self._frames[-1].paragraphs -= 1
+            self._frames[-1].text.append(" ")
 
     def _say(self, text: str | None) -> None:
         """Add a text to the paragraph. Between paragraphs, there are only spaces."""
         if text and self._frames[-1].paragraphs:
-            self._frames[-1].text.append(_SPACES.sub(" ", text))
+            text, lost = shown(_SPACES.sub(" ", text), "")
+            self._document.lost_symbols += lost
+            self._frames[-1].text.append(text)
 
 
 def _raw(root: _Element) -> Iterator[str]:

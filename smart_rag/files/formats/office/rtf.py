@@ -49,6 +49,7 @@ _TEXTS = {
 _SIGNS = {b"~": "\xa0", b"_": "\u2011", b"\n": "\n\n", b"\r": "\n\n"}
 # A field that shows one sign of a font.
 _SYMBOL_FIELD = re.compile(r"\s*SYMBOL\s+(?P<code>0x[0-9a-f]+|[0-9]+)\b", re.IGNORECASE)
+_BOX_STATES, _NO_STATE = ("ffres", "ffdefres"), 25
 _FIELD_FONT = re.compile(r'\\f\s*"?([^"\\]+)', re.IGNORECASE)
 _CHARSETS = {
     **{0: "cp1252", 2: "cp1252", 77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
@@ -101,6 +102,8 @@ def page_of_rtf(data: bytes) -> Page:
     left_out = [number(hidden, "hidden word")] if hidden else []
     if reader.symbols:
         left_out.append(f"{number(reader.symbols, 'symbol')} of fonts such as Wingdings")
+    if reader.embedded:
+        left_out.append(f"{number(reader.embedded, 'embedded file')} not read")
     return Page(reader.text(), left_out=(*left_out, *([CUT] if reader.is_cut else [])))
 
 
@@ -108,6 +111,7 @@ class _Reader:
     def __init__(self) -> None:
         self.hidden: list[str] = []
         self.symbols = 0  # that stand for no character
+        self.embedded = 0  # files of other programs
         self.is_cut = False
         self._body: list[str] = []
         self._apart: list[list[str]] = []  # texts that follow the paragraph
@@ -117,6 +121,7 @@ class _Reader:
         self._fonts: dict[int, str] = {}
         self._names: dict[int, list[str]] = {}  # of the fonts
         self._instruction: list[str] = []  # of the field that is read
+        self._states: dict[str, int] = {}  # of the last box of a form, and the state before anybody changed it
         self._font = 0
         self._bytes = bytearray()  # of characters that are not yet decoded
         self._to_skip = 0
@@ -180,9 +185,12 @@ class _Reader:
         elif word == "ud":
             self._change(text=self._state.in_unicode)
         elif word == "fldinst":
-            self._instruction = []
+            self._instruction, self._states = [], {}
             self._change(text=self._instruction, font="")
+        elif word in _BOX_STATES:
+            self._states[word] = argument or 0
         elif word in _UNSEEN or _PROPERTIES.fullmatch(word) or (starred and word not in _SEEN):
+            self.embedded += word == "objdata" and self._state.text is not None
             self._change(text=None)
         elif word in ("v", "deleted"):
             self._change(hidden=argument != 0)
@@ -214,7 +222,11 @@ class _Reader:
             self._encoding = _ENCODINGS[word]
 
     def _do_field(self, instruction: str) -> None:
-        """Show the sign that a field asks for. What any other field shows follows it."""
+        """Show the sign or the box that a field asks for. What any other field shows follows it."""
+        if instruction.strip().startswith("FORMCHECKBOX"):
+            state = next((one for word in _BOX_STATES if (one := self._states.get(word, _NO_STATE)) != _NO_STATE), 0)
+            self._say("\u2612" if state else "\u2610")
+            return
         found = _SYMBOL_FIELD.match(instruction)
         if found is None or len(found["code"]) > 6:
             return

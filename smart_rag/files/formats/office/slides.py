@@ -73,8 +73,11 @@ class _Slide:
         drawing = self._archive.part(name) if name in self._archive.names else None
         return [] if drawing is None else diagram_text(drawing)
 
-    def numbered(self, paragraph: _Element, text: str) -> str:
-        """Return the ``text``: PowerPoint's own numbers are not counted."""
+    def label(self, paragraph: _Element) -> str:
+        """Return an empty text: PowerPoint's own numbers are not counted."""
+        return ""
+
+    def numbered(self, label: str, text: str) -> str:
         return text
 
     def hides(self, run: _Element) -> bool:

@@ -70,7 +70,7 @@ def text_of(element: _Element) -> tuple[str, int]:
     text = inner(element)
     run = element.getparent()
     properties = None if run is None else run.find("{*}rPr")
-    return (text, 0) if not text else shown(text, "" if properties is None else _font(properties))
+    return (text, 0) if not text else shown(text, "" if properties is None else font_of(properties))
 
 
 def _symbol(element: _Element) -> tuple[str, int]:
@@ -83,7 +83,7 @@ def _symbol(element: _Element) -> tuple[str, int]:
     return (text, lost) if text.isprintable() and text else ("", 1)
 
 
-def _font(properties: _Element) -> str:
+def font_of(properties: _Element) -> str:
     """Return the font of a run if it is one of symbols, or an empty text."""
     for place in properties.iterchildren("{*}rFonts", "{*}latin", "{*}sym"):
         for name in ("ascii", "hAnsi", "typeface"):

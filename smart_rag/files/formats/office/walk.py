@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from smart_rag.files.formats.office.archive import local, value
@@ -42,8 +41,11 @@ class Document(Protocol):
     def hides(self, run: _Element) -> bool:
         """Return whether the text of a run is hidden."""
 
-    def numbered(self, paragraph: _Element, text: str) -> str:
-        """Return the ``text`` of a paragraph with the number that is shown before it."""
+    def label(self, paragraph: _Element) -> str:
+        """Return the number that is shown before a paragraph, or an empty text. Each is asked for once, in order."""
+
+    def numbered(self, label: str, text: str) -> str:
+        """Return the ``text`` of a paragraph after its number."""
 
 
 def blocks(document: Document, root: _Element) -> list[str]:
@@ -77,11 +79,15 @@ class _Frame:
         blocks: the paragraphs and rows that are complete.
         text: the parts of the paragraph that is not complete.
         after: the blocks that follow this paragraph.
+        label: the number of this paragraph.
+        is_cell: whether this is a cell, in which a number may stand alone.
     """
 
     blocks: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+    label: str = ""
+    is_cell: bool = False
 
     def add(self, name: str, blocks: list[str], element: _Element) -> None:
         """Add the blocks of a container inside of this one. An empty cell that continues the one above is no cell."""
@@ -90,15 +96,17 @@ class _Frame:
                 self.blocks.append("\n".join(blocks))
         elif name == "tr":
             self.blocks += [" | ".join(blocks)] * any(blocks)
-        elif self.text or self.after:
+        elif self.text or self.after or self.label:
             self.after += blocks
         else:
             self.blocks += blocks
 
-    def close_paragraph(self, numbered: Callable[[str], str] = str) -> None:
-        text = numbered("".join(self.text).strip())
+    def close_paragraph(self, numbered: Callable[[str, str], str]) -> None:
+        text = "".join(self.text).strip()
+        if self.label and (text or self.is_cell):
+            text = numbered(self.label, text)
         self.blocks += [text] * bool(text) + self.after
-        self.text, self.after = [], []
+        self.text, self.after, self.label = [], [], ""
 
 
 class _Walk:
@@ -124,7 +132,7 @@ class _Walk:
                 skipped = None
             else:
                 self._end(element)
-        self._frames[0].close_paragraph()
+        self._frames[0].close_paragraph(self._document.numbered)
         return self._frames[0].blocks
 
     def _is_unseen(self, element: _Element) -> bool:
@@ -136,7 +144,10 @@ class _Walk:
     def _start(self, element: _Element) -> None:
         name, frame = local(element), self._frames[-1]
         if name in _CONTAINERS:
-            self._frames.append(_Frame())
+            self._frames.append(_Frame(is_cell=name == "tc"))
+        elif name == "p":
+            # Text boxes in a paragraph are numbered after it.
+            frame.label = frame.label if _is_joined(element) else self._document.label(element)
         elif name in ("t", "sym"):
             frame.text.append(text_of(element)[0])
         elif name in _SIGNS:
@@ -155,10 +166,10 @@ class _Walk:
         name = local(element)
         if name in _CONTAINERS:
             inner = self._frames.pop()
-            inner.close_paragraph()
+            inner.close_paragraph(self._document.numbered)
             self._frames[-1].add(name, inner.blocks, element)
         elif name == "p" and not _is_joined(element):
-            self._frames[-1].close_paragraph(partial(self._document.numbered, element))
+            self._frames[-1].close_paragraph(self._document.numbered)
 
 
 def _is_joined(paragraph: _Element) -> bool:

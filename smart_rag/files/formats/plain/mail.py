@@ -16,6 +16,8 @@ from smart_rag.files.formats.encoding import decode, decode_part
 from smart_rag.files.formats.html import page_of_markup
 from smart_rag.files.formats.office.rtf import page_of_rtf
 from smart_rag.files.formats.page import Page
+from smart_rag.files.formats.plain.calendars import KINDS as CALENDARS
+from smart_rag.files.formats.plain.calendars import pages_of_calendar
 from smart_rag.files.formats.plain.mail_parts import (
     ENCODED,
     decoded,
@@ -225,14 +227,21 @@ class _Body:
     def _read_best(self, parts: list[Message]) -> None:
         """Read one of several forms of the same text, or two that differ; see `_shown`.
 
-        The attachments of all forms are named, and so are forms that are no body, such as a calendar.
+        The attachments of all forms are named, and so are forms that are no body. A calendar, which an invitation has,
+        is read besides, as mail programs show it. Lines that the text has, too, are there once.
         """
-        bodies = []
+        bodies, calendars = [], []
         for place, part in enumerate(parts, 1):
             body = _Body(self._path, self)
             body._read_one(part, place)
             kinds = {inner.get_content_type() for inner in part.walk()}
-            if body.texts and kinds.isdisjoint(_BODIES) and len(parts) > 1:
+            is_body = not kinds.isdisjoint(_BODIES)
+            is_calendar = not kinds.isdisjoint(CALENDARS) and not any("BEGIN:" in text for text in body.texts)
+            if body.texts and not is_body and is_calendar:
+                calendars.append(body)
+                self.attachments += body.attachments
+                continue
+            if body.texts and not is_body and len(parts) > 1:
                 body.attachments.append(f"({part.get_content_type()})")
                 body.texts.clear()
             self.attachments += body.attachments
@@ -243,6 +252,11 @@ class _Body:
         for body in _shown(plain, rich):
             self.texts += body.texts
             self.left_out += body.left_out
+        known = {" ".join(line.split()) for text in self.texts for line in text.splitlines()}
+        for calendar in calendars:
+            lines = [line for text in calendar.texts for line in text.splitlines()]
+            self.texts.append("\n".join(line for line in lines if " ".join(line.split()) not in known))
+            self.left_out += calendar.left_out
 
     def has_words(self) -> bool:
         return any(map(str.strip, self.texts))
@@ -262,6 +276,10 @@ class _Body:
             page = page_of_rtf(payload) if is_rtf else page_of_markup(found.text, self._path)
             self.left_out += page.left_out
             text = page.text
+        elif kind in CALENDARS:
+            pages = pages_of_calendar(payload, str(part.get_content_charset() or ""))
+            self.left_out += [phrase for page in pages for phrase in page.left_out]
+            text = "\n\n".join(page.text for page in pages if page.text) or text
         elif kind in _ENRICHED:
             text = text_of_enriched(found.text, kind).strip()
         elif kind == "text/plain" and str(part.get_param("delsp", "")).lower() == "yes":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from helpers.office_files import docx, part, related, run
 
+from smart_rag.files.formats.office import numbering
 from smart_rag.files.formats.office.docx import read_docx
 
 RELS = related(rId1=("numbering", "numbering.xml"), rId2=("styles", "styles.xml"))
@@ -68,14 +71,154 @@ def test_paragraphs_between_do_not_end_a_list_and_empty_ones_count(tmp_path):
         ("lowerRoman", 3, ["iii", "iv"]),
         ("upperRoman", 1989, ["MCMLXXXIX", "MCMXC"]),
         ("ordinal", 21, ["21st", "22nd"]),
+        ("ordinal", 0, ["0th", "1st"]),
         ("chineseCounting", 19, ["十九", "二十"]),
-        ("lowerLetter", 2_000_000_000, ["2000000000", "2000000001"]),
-        ("hebrew1", 3, ["3", "4"]),
+        ("cardinalText", 21, ["Twenty-one", "Twenty-two"]),
+        ("ordinalText", 12, ["Twelfth", "Thirteenth"]),
+        ("ordinalText", 20, ["Twentieth", "Twenty-first"]),
+        ("hex", 15, ["F", "10"]),
+        ("numberInDash", 1, ["- 1 -", "- 2 -"]),
+        ("chicago", 4, ["§", "**"]),
+        ("russianLower", 9, ["и", "к"]),
+        ("russianUpper", 29, ["Я", "АА"]),  # noqa: RUF001
+        ("hebrew1", 15, ["טו", "טז"]),  # noqa: RUF001
+        ("hebrew1", 29, ["כט", "ל"]),
+        ("α, β, γ, ...", 1, ["α", "β"]),  # noqa: RUF001
+        ("hebrew2", 1, ["א", "ב"]),
+        ("arabicAlpha", 2, ["ب", "ت"]),
+        ("arabicAbjad", 2, ["ب", "ج"]),
+        ("thaiLetters", 4, ["ง", "จ"]),
+        ("thaiNumbers", 9, ["๙", "๑๐"]),
+        ("hindiNumbers", 9, ["९", "१०"]),
+        ("hindiVowels", 1, ["क", "ख"]),
+        ("japaneseCounting", 11, ["十一", "十二"]),
+        ("ideographDigital", 10, ["一〇", "一一"]),
+        ("ideographTraditional", 1, ["甲", "乙"]),
+        ("ideographZodiac", 11, ["戌", "亥"]),
+        ("ideographZodiacTraditional", 10, ["癸酉", "甲戌"]),
+        ("chineseLegalSimplified", 1, ["壹", "贰"]),
+        ("koreanCounting", 19, ["십구", "이십"]),
+        ("koreanLegal", 20, ["스물", "스물하나"]),
+        ("ganada", 1, ["가", "나"]),
+        ("aiueoFullWidth", 5, ["オ", "カ"]),
+        ("decimalFullWidth", 9, ["９", "１０"]),  # noqa: RUF001
+        ("decimalEnclosedCircle", 19, ["⑲", "⑳"]),
     ],
 )
 def test_forms_of_numbers(tmp_path, form, start, labels):
     numbering = definition(0, level(0, "%1)", form, start)) + num(1, 0)
     assert lines(tmp_path, item("x") + item("y"), numbering) == [f"{labels[0]}) x", f"{labels[1]}) y"]
+
+
+def test_every_form_has_letters_of_its_own_until_it_ends():
+    """No form gives one label to two numbers, and after the last number that is sure there is none."""
+    letters = (*numbering._REPEATED, *numbering._LETTERS, *numbering._TENS)
+    for form in (*letters, *numbering._DIGITS, "hebrew1", "ordinalText"):
+        found = [numbering._written(count, form) for count in range(1, 393)]
+        known = [label for label in found if label is not None]
+        assert len(set(known)) == len(known) >= 6, form
+        assert None not in found[: len(known)], form
+
+
+@pytest.mark.parametrize("form", ["hindiCounting", "bahtText", "a, ç, ĝ, ...", "lowerLetter", "decimalEnclosedCircle"])
+def test_a_form_that_is_not_followed_is_named(tmp_path, form):
+    """A form may be unknown, or its numbers too large."""
+    path = docx(
+        tmp_path / "a.docx",
+        item("x") + item("y"),
+        RELS,
+        numbering=part("w:numbering", definition(0, level(0, "%1)", form, 5000)) + num(1, 0)),
+    )
+    [page] = read_docx(path)
+    assert page.text.split("\n\n") == ["5000) x", "5001) y"]
+    assert page.left_out == (f"2 numbers of a list in digits, because the form is not followed ({form!r})",)
+
+
+@pytest.mark.parametrize(("language", "label"), [("en-GB", "Third"), ("fr-FR", "3")])
+def test_numbers_in_words_are_those_of_english(tmp_path, language, label):
+    styles = f'<w:docDefaults><w:rPrDefault><w:rPr><w:lang w:val="{language}"/></w:rPr></w:rPrDefault></w:docDefaults>'
+    made = definition(0, level(0, "%1", "ordinalText", 3)) + num(1, 0)
+    path = docx(
+        tmp_path / "a.docx", item("x"), RELS, numbering=part("w:numbering", made), styles=part("w:styles", styles)
+    )
+    [page] = read_docx(path)
+    assert page.text == f"{label} x"
+    assert bool(page.left_out) == (label == "3")
+
+
+def test_a_form_that_is_written_out_is_that_of_newer_programs(tmp_path):
+    form = (
+        '<mc:AlternateContent><mc:Choice Requires="w14"><w:numFmt w:val="custom" w:format="001, 002, 003, ..."/>'
+        '</mc:Choice><mc:Fallback><w:numFmt w:val="decimal"/></mc:Fallback></mc:AlternateContent>'
+    )
+    made = level(0, "No. %1").replace('<w:numFmt w:val="decimal"/>', form)
+    assert lines(tmp_path, item("x") + item("y"), definition(0, made) + num(1, 0)) == ["No. 001 x", "No. 002 y"]
+
+
+def test_a_number_stands_alone_in_a_cell(tmp_path):
+    def row(*cells):
+        return "<w:tr>" + "".join(f"<w:tc>{cell}</w:tc>" for cell in cells) + "</w:tr>"
+
+    table = f"<w:tbl>{row(item(''), item('bolt', id=None))}{row(item(''), item('nut', id=None))}</w:tbl>"
+    assert lines(tmp_path, item("") + table + item("end"), OUTLINE) == ["2. | bolt", "3. | nut", "4. end"]
+
+
+def test_hidden_paragraphs_take_no_number(tmp_path):
+    """They are hidden with their ends. A visible text whose end is hidden has its number, and so has one with both."""
+    hidden = "<w:rPr><w:vanish/></w:rPr>"
+    away = item("away").replace("</w:pPr>", f"{hidden}</w:pPr>").replace("<w:r>", f"<w:r>{hidden}")
+    shown = item("two").replace("</w:pPr>", f"{hidden}</w:pPr>")
+    path = docx(
+        tmp_path / "a.docx", item("one") + away + shown + item("three"), RELS, numbering=part("w:numbering", OUTLINE)
+    )
+    [page] = read_docx(path)
+    assert page.text.split("\n\n") == ["1. one", "2. two", "3. three"]
+    assert page.left_out == ("1 hidden word",)
+
+
+def test_a_text_box_is_numbered_after_its_paragraph(tmp_path):
+    box = f"<w:r><w:pict><w:txbxContent>{item('in the box')}</w:txbxContent></w:pict></w:r>"
+    host = item("host").replace("<w:r>", f"{box}<w:r>", 1)
+    assert lines(tmp_path, host + item("next"), OUTLINE) == ["1. host", "2. in the box", "3. next"]
+
+
+@pytest.mark.parametrize("on", ["1", "true", "on"])
+def test_the_style_of_paragraphs_without_one(tmp_path, on):
+    styles = (
+        f'<w:style w:type="paragraph" w:default="{on}" w:styleId="N"><w:pPr><w:numPr><w:numId w:val="1"/></w:numPr>'
+        "</w:pPr></w:style>"
+    )
+    assert lines(tmp_path, item("a", id=None), OUTLINE, styles) == ["1. a"]
+
+
+def test_a_style_with_a_level_has_the_list_of_the_style_that_it_is_based_on(tmp_path):
+    styles = (
+        '<w:style w:type="paragraph" w:styleId="A"><w:pPr><w:numPr><w:numId w:val="1"/></w:numPr></w:pPr></w:style>'
+        '<w:style w:type="paragraph" w:styleId="B"><w:basedOn w:val="A"/><w:pPr><w:numPr><w:ilvl w:val="1"/>'
+        "</w:numPr></w:pPr></w:style>"
+    )
+    body = "".join(item(name, id=None, more=f'<w:pStyle w:val="{name}"/>') for name in "ABB")
+    assert lines(tmp_path, body, OUTLINE, styles) == ["1. A", "1.1 B", "1.2 B"]
+
+
+def test_signs_of_fonts_in_labels_are_read_or_counted(tmp_path):
+    """A label may have signs before its number. Those that stand for nothing are counted."""
+    fonts = '<w:rPr><w:rFonts w:ascii="Wingdings"/></w:rPr>'
+    signs = "".join(level(i, f"{sign} %{i + 1}") for i, sign in enumerate("\uf0fc\uf021"))
+    made = part("w:numbering", definition(0, signs.replace("</w:lvl>", f"{fonts}</w:lvl>")) + num(1, 0))
+    [page] = read_docx(docx(tmp_path / "a.docx", item("x") + item("y", 1), RELS, numbering=made))
+    assert page.text.split("\n\n") == ["✓ 1 x", "1 y"]
+    assert page.left_out == ("1 symbol in labels of lists",)
+
+
+def test_many_paragraphs_over_a_long_chain_of_styles_are_read_in_seconds(tmp_path):
+    chain = "".join(
+        f'<w:style w:type="paragraph" w:styleId="S{i}"><w:basedOn w:val="S{i + 1}"/></w:style>' for i in range(60)
+    )
+    body = item("x", id=None, more='<w:pStyle w:val="S0"/>') * 20_000
+    begun = time.monotonic()
+    assert len(lines(tmp_path, body, OUTLINE, chain)) == 20_000
+    assert time.monotonic() - begun < 8  # it takes 1
 
 
 def test_bullets_are_left_out_and_words_in_a_label_are_kept(tmp_path):

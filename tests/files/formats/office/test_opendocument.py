@@ -48,12 +48,30 @@ def text_of(tmp_path, body, **parts):
          ["Berlin, 14 March 2026: The keys"]),
         (p("Before<draw:frame><draw:text-box>" + p("in the box") + "</draw:text-box></draw:frame> after"),
          ["Before after", "in the box"]),
+        (p("Before<draw:custom-shape>" + p("in <text:span>a</text:span> shape") + p("two")
+           + "</draw:custom-shape> after") + p("end"), ["Before after", "in a shape", "two", "end"]),
+        ("<text:h><text:number>1.1</text:number>Title</text:h><text:list><text:list-item><text:number>a)</text:number>"
+         + p("Item") + "</text:list-item></text:list>", ["1.1 Title", "a) Item"]),
         (TABLE, ["wide", "a | b\nc"]),
+        ("<text:p>" * 1500 + "deep" + "</text:p>" * 1500, ["deep"]),
         ("<text:section>" * 1500 + p("deep") + "</text:section>" * 1500, ["deep"]),
     ],
 )  # fmt: skip
 def test_each_part_of_a_text_is_read(tmp_path, body, blocks):
     assert text_of(tmp_path, body) == blocks
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "loss"),
+    [
+        (p("a \uf0b7 b"), "a  b", "1 symbol of fonts such as Wingdings"),
+        (p("a<draw:object-ole draw:href='./Object 1'/>"), "a", "1 embedded file not read"),
+        (p("a<draw:object draw:href='./Object 1'/>"), "a", "1 embedded file not read"),
+    ],
+)
+def test_what_is_not_read_is_counted(tmp_path, body, text, loss):
+    page, end = read_odt(opendocument(tmp_path / "a.odt", "text", body))
+    assert (page.text, end.left_out) == (text, (loss,))
 
 
 def test_headers_and_footers_are_read_once(tmp_path):
@@ -64,7 +82,7 @@ def test_headers_and_footers_are_read_once(tmp_path):
 
 def test_formulas_and_charts_are_read_and_end(tmp_path):
     """An object may say that it is in itself."""
-    link = "<draw:object xlink:href='./{0}' xmlns:xlink='x'/>"
+    link = "<draw:object draw:href='./{0}' xmlns:xlink='x'/>"
     inner = p("Sales") * 2 + p(link.format("Chart"))
     chart = f"<x:body xmlns:x='x' xmlns:text='t' xmlns:draw='d'>{inner}</x:body>"
     math = "<math><mi>E</mi><mo>=</mo><mn>2</mn></math>"
@@ -80,7 +98,7 @@ def test_titles_of_charts_and_descriptions_of_pictures_are_read(tmp_path):
     named = "<svg:title>{}</svg:title><svg:desc>{}</svg:desc>"
     picture = f"<draw:frame><draw:image/>{named.format('A boat', 'It is red.')}</draw:frame>"
     written = f"<draw:frame><draw:image/>{named.format('Picture 3', 'boat.png')}</draw:frame>"
-    body = p(f"See {picture}{written}<draw:object xlink:href='./Chart' xmlns:xlink='x'/>.") + p("Next")
+    body = p(f"See {picture}{written}<draw:object draw:href='./Chart' xmlns:xlink='x'/>.") + p("Next")
     assert text_of(tmp_path, body, Chart=chart) == ["See .", "A boat", "It is red.", "Sales by year", "Next"]
 
 
@@ -143,6 +161,16 @@ def test_a_cell_without_the_text_that_shows_it_has_its_value(tmp_path):
     path = opendocument(tmp_path / "a.ods", "spreadsheet", f'<table:table table:name="S">{rows}</table:table>')
     (page,) = pages(read_ods, path)
     assert (page.header + page.text).split("\n", 1)[1].strip() == "42 | words | 2026-11-30 | true"
+
+
+def test_a_comment_on_a_repeated_cell_is_that_of_the_first(tmp_path):
+    cell = (
+        f'<table:table-cell table:number-columns-repeated="3"><office:annotation>{p("Why?")}</office:annotation>'
+        f"{p('7')}</table:table-cell>"
+    )
+    sheet = f'<table:table table:name="S"><table:table-row table:number-rows-repeated="2">{cell}</table:table-row>'
+    (page,) = pages(read_ods, opendocument(tmp_path / "a.ods", "spreadsheet", f"{sheet}</table:table>"))
+    assert f"{page.header}{page.text}".split("\n") == ["S", "Why? 7 | 7 | 7", "7 | 7 | 7"]
 
 
 def test_a_million_repeated_cells_take_no_memory(tmp_path):

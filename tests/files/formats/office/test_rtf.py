@@ -89,6 +89,21 @@ def test_fonts_of_symbols_show_their_signs(inner, text, lost):
     assert (page.text, page.left_out) == (text, counted[lost])
 
 
+def test_embedded_files_are_counted_once():
+    page = page_of_rtf(rb"{\rtf1 a {\object\objemb{\*\objdata 01{\*\objdata 02}}{\result shown}} b}")
+    assert (page.text, page.left_out) == ("a shown b", ("1 embedded file not read",))
+
+
+@pytest.mark.parametrize(
+    ("states", "box"),
+    [(r"\ffres1", "\u2612"), (r"\ffres0\ffdefres1", "\u2610"), (r"\ffres25\ffdefres1", "\u2612"), ("", "\u2610")],
+)
+def test_boxes_of_forms_have_their_states(states, box):
+    field = r"{\field{\*\fldinst FORMCHECKBOX {\*\formfield{\fftype1" + states + r"}}}{\fldrslt}}"
+    page = page_of_rtf((r"{\rtf1 " + field + " Yes}").encode())
+    assert (page.text, page.left_out) == (f"{box} Yes", ())
+
+
 def test_a_star_within_a_group_hides_nothing():
     assert page_of_rtf(rb"{\rtf1 {\*\cs7 unknown}{\i0\*\cs7\cf0 The quick fox}}").text == "The quick fox"
     assert page_of_rtf(b"{\\rtf1 {\r\n\\*\\cs7 unknown}fox}").text == "fox"

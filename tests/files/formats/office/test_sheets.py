@@ -59,8 +59,11 @@ def test_sheets_are_pages_with_a_header(tmp_path):
         ("<c><v>12345678</v></c>", "12345678"),
         ("<c><v>nonsense</v></c>", "nonsense"),
         ('<c s="1"><v>43831</v></c>', "2020-01-01"),
-        ('<c s="1"><v>43831.75</v></c>', "2020-01-01 18:00:00"),
-        ('<c s="1"><v>0.5</v></c>', "12:00:00"),
+        ('<c s="1"><v>43831.75</v></c>', "2020-01-01"),
+        ('<c s="1"><v>0.5</v></c>', "1900-01-00"),
+        ('<c s="6"><v>43831.75</v></c>', "2020-01-01 18:00:00"),
+        ('<c s="6"><v>43831</v></c>', "2020-01-01"),
+        ('<c s="6"><v>0.5</v></c>', "12:00:00"),
         ('<c s="1"><v>-7</v></c>', "-7"),
         ('<c s="2"><v>0.125</v></c>', "12.5%"),
         ('<c s="3"><v>0.126</v></c>', "13%"),
@@ -75,7 +78,8 @@ def test_a_cell_is_shown_as_excel_shows_it(tmp_path, cell, text):
     styles = (
         '<numFmts><numFmt numFmtId="164" formatCode="yyyy\\-mm\\-dd;@"/><numFmt numFmtId="165" formatCode="0.0%"/>'
         '<numFmt numFmtId="166" formatCode="[Red]0 &quot;days&quot;"/></numFmts><cellXfs><xf numFmtId="0"/>'
-        '<xf numFmtId="14"/><xf numFmtId="165"/><xf numFmtId="9"/><xf numFmtId="164"/><xf numFmtId="166"/></cellXfs>'
+        '<xf numFmtId="14"/><xf numFmtId="165"/><xf numFmtId="9"/><xf numFmtId="164"/><xf numFmtId="166"/>'
+        '<xf numFmtId="22"/></cellXfs>'
     )
     assert shown(tmp_path, cell, styles) == text
 

@@ -19,7 +19,8 @@ from smart_rag.errors import DocumentError
 from smart_rag.files.formats.office.archive import Archive, elements, inner, local, value
 from smart_rag.files.formats.office.drawing import DESCRIBED, description, diagram_text
 from smart_rag.files.formats.office.missing import embedded_files
-from smart_rag.files.formats.office.sheets.number_format import BUILT_IN, NotFollowed, NumberFormat, general
+from smart_rag.files.formats.office.sheets.codes import NotFollowed
+from smart_rag.files.formats.office.sheets.number_format import BUILT_IN, NumberFormat, general
 from smart_rag.files.formats.page import Page
 from smart_rag.files.formats.plain.tables import table_text
 from smart_rag.wording import number
