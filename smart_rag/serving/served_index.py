@@ -19,7 +19,8 @@ from smart_rag.serving.metrics import Metrics
 from smart_rag.serving.problems import Refused
 from smart_rag.serving.settings import ServerSettings
 from smart_rag.threads import in_reader_thread, in_writer_thread
-from smart_rag.types import Document, Hit, is_unicode
+from smart_rag.types import Document, Hit
+from smart_rag.values import is_unicode
 from smart_rag.wording import number
 
 T = TypeVar("T")
