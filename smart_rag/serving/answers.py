@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,11 @@ def answer(value: Any, status: int = 200) -> Response:
     except ValueError:
         text = json.dumps(_finite(value), ensure_ascii=False)
     return Response(text.encode("utf-8", "backslashreplace"), status, media_type="application/json")
+
+
+async def answer_of(make: Callable[[], Any]) -> Response:
+    """Return what ``make`` returns as an answer. Both are made in a thread, because an answer can have megabytes."""
+    return await asyncio.to_thread(lambda: answer(make()))
 
 
 def found_json(found: Found) -> dict[str, Any]:

@@ -6,12 +6,15 @@ Applications such as Open WebUI, Dify and RAGFlow call them.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
+from numpy.typing import NDArray
 from starlette.responses import Response
 
-from smart_rag.serving.answers import answer
+from smart_rag.serving.answers import answer_of
 from smart_rag.serving.bodies import CohereRerankBody, OpenAIEmbeddingsBody
 from smart_rag.serving.problems import Refused
 from smart_rag.serving.served_index import ServedIndex
@@ -27,16 +30,25 @@ def compatible_routes(served: ServedIndex) -> APIRouter:
         """Rank texts by a query, in the shape of Cohere and Jina. `relevance_score` is from 0 to 1."""
         texts = [_text_of(item, i) for i, item in enumerate(body.documents)]
         hits = await served.rerank(body.query, texts, body.top_n)
-        scores = await served.read(lambda: list(map(_relevance(served), hits)))
-        results = [
-            {
-                "index": int(hit.id),
-                "relevance_score": score,
-                **({"document": {"text": hit.text}} if body.return_documents else {}),
+        relevance = _relevance(served)
+
+        def results() -> dict[str, Any]:
+            return {
+                "model": served.name,
+                "results": [
+                    {
+                        "index": int(hit.id),
+                        "relevance_score": relevance(hit),
+                        **({"document": {"text": hit.text}} if body.return_documents else {}),
+                    }
+                    for hit in hits
+                ],
             }
-            for hit, score in zip(hits, scores, strict=True)
-        ]
-        return answer({"model": served.name, "results": results})
+
+        # The first relevance of an index takes seconds, so it has to wait for its turn.
+        if hits:
+            await served.read(lambda: relevance(hits[0]))
+        return await answer_of(results)
 
     @router.post("/v1/embeddings")
     async def embed(body: OpenAIEmbeddingsBody) -> Response:
@@ -47,19 +59,25 @@ def compatible_routes(served: ServedIndex) -> APIRouter:
         pooled = vectors.pooled
         if body.dimensions not in (None, pooled.shape[1]):
             raise Refused(422, f"dimensions must be {pooled.shape[1]}, as the model has it, got {body.dimensions}")
-        if body.encoding_format == "base64":
-            embeddings: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in pooled]
-        else:
-            embeddings = pooled.tolist()
-        data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(embeddings)]
-        tokens = int(vectors.tokens.offsets[-1])  # without special tokens
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return answer({"object": "list", "data": data, "model": served.name, "usage": usage})
+
+        def result() -> dict[str, Any]:
+            embeddings = [_coded(row) for row in pooled] if body.encoding_format == "base64" else pooled.tolist()
+            data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(embeddings)]
+            tokens = int(vectors.tokens.offsets[-1])  # without special tokens
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+            return {"object": "list", "data": data, "model": served.name, "usage": usage}
+
+        return await answer_of(result)
 
     return router
 
 
-def _relevance(served: ServedIndex) -> Any:
+def _coded(row: NDArray[np.float32]) -> str:
+    """Return an embedding as OpenAI codes it."""
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def _relevance(served: ServedIndex) -> Callable[[Hit], float]:
     """Return the function that gives the ``relevance_score`` of a hit.
 
     An index without documents knows no relevance. Then it is the mean of the two cosines, by the index's weights.

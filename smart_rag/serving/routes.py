@@ -14,7 +14,7 @@ from smart_rag.index.stopwatch import Stopwatch
 from smart_rag.index.writing.documents import documents_of_texts
 from smart_rag.json_shapes import counts_json, document_json, hit_json
 from smart_rag.reports import AddReport
-from smart_rag.serving.answers import answer, found_json, info_json
+from smart_rag.serving.answers import answer, answer_of, found_json, info_json
 from smart_rag.serving.bodies import (
     DocumentBody,
     DocumentsBody,
@@ -47,19 +47,20 @@ def routes(served: ServedIndex) -> APIRouter:
         stopwatch = Stopwatch()
         (found,) = await find([body.query], body, stopwatch)
         times = {stage: round(sum(values), 3) for stage, values in stopwatch.milliseconds.items()}
-        return answer({**found_json(found), "milliseconds": times})
+        return await answer_of(lambda: {**found_json(found), "milliseconds": times})
 
     @router.post("/search_many")
     async def search_many(body: SearchManyBody) -> Response:
         """Return the best passages for each of several queries."""
-        return answer({"results": list(map(found_json, await find(body.queries, body, Stopwatch())))})
+        results = await find(body.queries, body, Stopwatch())
+        return await answer_of(lambda: {"results": list(map(found_json, results))})
 
     @router.post("/rerank")
     async def rerank(body: RerankBody) -> Response:
         """Rank texts, or documents of the index, by a query. The id of a text is its position."""
         documents = await _to_rank(served, body)
         hits = await served.rerank(body.query, documents, body.top_k, weights=body.weights, weighting=body.weighting)
-        return answer({"hits": list(map(hit_json, hits))})
+        return await answer_of(lambda: {"hits": list(map(hit_json, hits))})
 
     @router.post("/documents")
     async def add(body: DocumentsBody) -> Response:
