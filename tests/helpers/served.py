@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,7 @@ def _running(arguments, environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         env={
             **{**os.environ, "OMP_NUM_THREADS": "1", **environment},
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -109,7 +111,8 @@ def _running(arguments, environment):
         with httpx.Client(base_url=found[0], timeout=60, trust_env=False) as client:
             yield started, client
     finally:
-        started.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)  # the workers, too, which would keep the pipes open
         started.communicate()
 
 
