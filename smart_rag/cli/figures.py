@@ -75,26 +75,23 @@ def _quality(result: Mapping[str, Any]) -> list[Table | Text]:
     return parts
 
 
-def comparison_table(found: Comparison) -> Group:
-    """Return a row for each pair of rankings: both means, the difference, and for how many queries it is which."""
-    table = Table(title=f"{found.names[0]} - {found.names[1]}: {number(len(found.queries), 'query')}")
-    table.add_column("ranking", overflow="fold")
-    columns = ("measure", "first", "second", "difference", "95 % interval", "p", "", "better", "equal", "worse")
-    for column in columns:
-        table.add_column(column, justify="right" if column not in ("measure", "") else "left")
+def comparison_tables(found: Comparison) -> Group:
+    """Return a table with the means of each pair of rankings, and one with their differences."""
+    means = Table(title=f"{found.names[0]} - {found.names[1]}: {number(len(found.queries), 'query')}")
+    means.add_column("ranking", overflow="fold")
+    for column in ("measure", "first", "second", "better", "equal", "worse"):
+        means.add_column(column, justify="left" if column == "measure" else "right")
+    differences = Table(title="differences: first - second")
+    differences.add_column("ranking", overflow="fold")
+    for column in ("measure", "mean", "95 % interval", "p", ""):
+        differences.add_column(column, justify="right" if column not in ("measure", "") else "left")
     for pair in found.pairs:
         one = pair.difference
-        table.add_row(
-            pair.name,
-            pair.measure,
-            *(f"{mean:.4f}" for mean in pair.means),
-            f"{one.mean:+.4f}",
-            f"{one.low:+.4f} to {one.high:+.4f}",
-            _p(one.p),
-            one.verdict,
-            *(f"{count:,}" for count in pair.counts),
-        )
-    return Group(table, *map(Text, found.notes))
+        counts = (f"{count:,}" for count in pair.counts)
+        means.add_row(pair.name, pair.measure, *(f"{mean:.4f}" for mean in pair.means), *counts)
+        interval = f"{one.low:+.4f} to {one.high:+.4f}"
+        differences.add_row(pair.name, pair.measure, f"{one.mean:+.4f}", interval, _p(one.p), one.verdict)
+    return Group(means, differences, *map(Text, found.notes))
 
 
 def paper_tables(result: Mapping[str, Any]) -> Group:

@@ -281,7 +281,7 @@ def compare(
     found = compare_results(
         _figures_in(first), _figures_in(second), runs=runs, measures=names_in(measures), names=names
     )
-    show_figures(found.as_json(), figures.comparison_table(found), json_file)
+    show_figures(found.as_json(), figures.comparison_tables(found), json_file)
     if plot is not None:
         save_comparison_plot(found, plot)
 

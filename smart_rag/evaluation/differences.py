@@ -114,12 +114,14 @@ def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
     """Return the differences of one table with their p-values corrected by Holm's method.
 
     The smallest of k p-values is multiplied by k, the next one by k - 1, and so on. Then the chance that any verdict of
-    the table is wrong is at most .05.
+    the table is wrong is at most .05. Differences of which no query has one do not count among the k, because they can
+    never be a wrong verdict (Tarone, 1990, "A modified Bonferroni method for discrete data").
     """
     found = dict(differences)
+    compared = [name for name, of in found.items() if (of.mean, of.low, of.high) != (0, 0, 0)]
     highest = 0.0
-    for rank, name in enumerate(sorted(found, key=lambda name: found[name].p)):
-        highest = max(highest, min(1.0, (len(found) - rank) * found[name].p))
+    for rank, name in enumerate(sorted(compared, key=lambda name: found[name].p)):
+        highest = max(highest, min(1.0, (len(compared) - rank) * found[name].p))
         found[name] = replace(found[name], p=highest)
     return found
 

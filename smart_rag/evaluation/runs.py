@@ -129,7 +129,8 @@ def notes_of(run: Run, judged: Collection[str], documents: Collection[str]) -> l
     notes = []
     if unjudged := [query for query in run if query not in judged]:
         notes.append(
-            f"the rankings of {number(len(unjudged), 'query')} without judgements left out, such as {unjudged[0]!r}"
+            f"the rankings of {number(len(unjudged), 'query')} left out, which are not measured here, such as "
+            f"{unjudged[0]!r}"
         )
     if missing := [query for query in judged if query not in run]:
         notes.append(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,13 @@ def _load(path: Path, limit_queries: int | None, columns: Columns) -> TrainingDa
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
         return _from_dataset_folder(path, limit_queries, columns)
     if path.is_dir():
-        if {"corpus", "queries"} <= set(tables_in(path, "train")):
+        tables = tables_in(path, "train")
+        if {"corpus", "queries"} <= set(tables):
             return _from_judged(path, load_dataset(path, limit_queries, split="train"), "the split train")
         if files := files_in(path):
-            return _from_files(path, files, limit_queries, columns)
+            data = _from_files(path, files, limit_queries, columns)
+            others = [split for table in tables.values() for split in table.other_splits]
+            return replace(data, notes=(*data.notes, *_notes_on_splits(others)))
     found = "does not exist" if not path.exists() else "is none of these"
     raise InvalidInput(f"{path} {found}: {_EXPECTED}")
 
@@ -224,7 +227,11 @@ def _query(
 
 def _from_beir(folder: Path, limit_queries: int | None) -> TrainingData:
     names = ("qrels/train.tsv", "qrels/train.tsv.gz", "qrels.tsv", "qrels.tsv.gz")
-    qrels_name = next((name for name in names if (folder / name).is_file()), names[0])
+    qrels_name = next((name for name in names if (folder / name).is_file()), None)
+    if qrels_name is None:
+        others = sorted(path.name for path in (folder / "qrels").glob("*"))
+        found = f"found qrels/{', qrels/'.join(others)}" if others else "found no other file in qrels"
+        raise InvalidInput(f"{folder}: expected judgements for the training in {names[0]} or {names[2]}; {found}")
     return _from_judged(folder, load_dataset(folder, limit_queries, qrels_file=folder / qrels_name), qrels_name)
 
 
@@ -274,17 +281,24 @@ def _from_dataset_folder(folder: Path, limit_queries: int | None, names: Columns
     except ImportError as error:
         raise MissingExtra("datasets", "train", "training data in a dataset folder") from error
     rows: Any = datasets.load_from_disk(str(folder))
+    notes: list[str] = []
     if isinstance(rows, datasets.DatasetDict):
         if "train" not in rows:
             raise InvalidInput(f"{folder}: found the splits {', '.join(rows)}; expected a split named 'train'")
+        notes = _notes_on_splits(sorted(set(rows) - {"train"}))
         rows = rows["train"]
     columns = list(rows.column_names)
     if "query" in columns and "image" in columns:
         # Images stay bytes, because a decoded image is many times as large.
-        return _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
-    return _from_rows(
-        folder, ((f"{folder}, row {i}", row) for i, row in enumerate(rows, start=1)), limit_queries, names
-    )
+        data = _from_pages(folder, rows.cast_column("image", datasets.Image(decode=False)), limit_queries)
+    else:
+        places = ((f"{folder}, row {i}", row) for i, row in enumerate(rows, start=1))
+        data = _from_rows(folder, places, limit_queries, names)
+    return replace(data, notes=(*data.notes, *notes))
+
+
+def _notes_on_splits(others: Sequence[str]) -> list[str]:
+    return [f"{number(len(others), 'other split')} not read: {', '.join(others)}"] if others else []
 
 
 def _from_pages(folder: Path, rows: Any, limit_queries: int | None) -> TrainingData:

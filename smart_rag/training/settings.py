@@ -48,6 +48,13 @@ class DistillationSettings:
             raise InvalidInput(
                 f"the teacher {self.teacher!r} is not used, because distillation is 'none'; set it to 'kl'"
             )
+        given = [
+            name
+            for name in ("distillation_share", "teacher_temperature")
+            if getattr(self, name) != getattr(DistillationSettings, name)
+        ]
+        if given and self.distillation == "none":
+            raise InvalidInput(f"{given[0]} is for distillation; set distillation, too, to 'kl' or 'margin-mse'")
         if not 0 < self.distillation_share <= 1:
             raise InvalidInput(f"distillation_share must be above 0 and at most 1, got {self.distillation_share}")
         if not self.teacher_temperature > 0:

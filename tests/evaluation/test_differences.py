@@ -112,6 +112,10 @@ def test_the_p_values_of_a_table_are_corrected():
     found = corrected({name: Difference(0.1, 0, 0.2, 50, p) for name, p in ps.items()})
     assert {name: one.p for name, one in found.items()} == pytest.approx({"a": 0.09, "b": 0.004, "c": 0.4, "d": 0.09})
     assert [one.verdict for one in found.values()] == ["noise", "better", "noise", "noise"]
+    same = {f"same {i}": difference(np.ones(50), np.ones(50)) for i in range(9)}
+    again = corrected(same | {name: Difference(0.1, 0, 0.2, 50, p) for name, p in ps.items()})
+    assert {name: again[name] for name in ps} == found
+    assert {again[name].p for name in same} == {1.0}
     high = corrected({name: Difference(0.1, 0, 0.2, 50, 0.9) for name in "ab"})
     assert {one.p for one in high.values()} == {1.0}
 

@@ -104,7 +104,7 @@ def test_the_figures_of_a_run_from_elsewhere_and_what_has_no_counterpart():
     assert found["differences"]["best - bm25"]["RR"] == pytest.approx(0.5)
     assert found["notes"] == [
         "1 query with the id and the text of a document, such as 'd'; their rankings leave it out",
-        "bm25: the rankings of 1 query without judgements left out, such as 'q9'",
+        "bm25: the rankings of 1 query left out, which are not measured here, such as 'q9'",
         "bm25: 1 judged query without a ranking, such as 'q2'; each measure of theirs is 0",
         "best: 1 document that the corpus lacks, such as 'z'; they keep their ranks",
     ]

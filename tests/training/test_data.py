@@ -188,6 +188,30 @@ def test_pairs_in_a_dataset_folder(split, tmp_path):
     assert texts(load_training_data(saved(tmp_path / "d", rows, split=split))) == EXPECTED
 
 
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_splits_that_are_not_read_are_named(kind, tmp_path):
+    splits = {"train": PAIRS, "test": PAIRS[:1], "dev": PAIRS[:1]}
+    if kind == "saved":
+        datasets = pytest.importorskip("datasets", reason="dataset folders need the extra train")
+        rows = {
+            name: datasets.Dataset.from_list([{"negatives": [], **row} for row in of]) for name, of in splits.items()
+        }
+        datasets.DatasetDict(rows).save_to_disk(str(tmp_path))
+    else:
+        for name, of in splits.items():
+            (tmp_path / f"{name}-00000-of-00001.jsonl").write_text("\n".join(map(json.dumps, of)))
+    data = load_training_data(tmp_path)
+    assert texts(data) == EXPECTED
+    assert "2 other splits not read: dev, test" in data.notes
+
+
+def test_judgements_of_another_split_are_named(beir):
+    (beir / "qrels").mkdir()
+    (beir / "qrels" / "test.tsv").write_text("a\tcat\t1\n")
+    with pytest.raises(InvalidInput, match=r"in qrels/train\.tsv or qrels\.tsv; found qrels/.*test\.tsv"):
+        load_training_data(beir)
+
+
 def test_other_columns_and_splits_are_an_error(tmp_path):
     with pytest.raises(InvalidInput, match=r"row 1: 'positive' is missing, .*; found question$"):
         load_training_data(saved(tmp_path / "columns", [{"question": "who"}]))

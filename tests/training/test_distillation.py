@@ -297,8 +297,16 @@ def test_distillation_without_scores_is_refused(encoder, tmp_path):
             "distillation 'kl' compares a query's positive and hard negatives; set hard_negatives",
         ),
         ({"distillation": "mse"}, "mse"),
-        ({"distillation_share": 0}, "distillation_share must be above 0 and at most 1, got 0"),
-        ({"teacher_temperature": -1}, "teacher_temperature must be above 0, got -1"),
+        (
+            {"distillation": "kl", "hard_negatives": 1, "distillation_share": 0},
+            "distillation_share must be above 0 and at most 1, got 0",
+        ),
+        (
+            {"distillation": "kl", "hard_negatives": 1, "teacher_temperature": -1},
+            "teacher_temperature must be above 0, got -1",
+        ),
+        ({"distillation_share": 0.9}, "distillation_share is for distillation; set distillation, too"),
+        ({"teacher_temperature": 2}, "teacher_temperature is for distillation; set distillation, too"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, problem):

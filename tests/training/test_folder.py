@@ -1,6 +1,7 @@
 """Output folder of a training: files of others are safe, and only a matching training is resumed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,8 @@ def test_a_file_in_place_of_the_folder(tmp_path):
             check_folder(path)
     check_folder(tmp_path)
     check_folder(tmp_path / "new" / "model")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line():
+    with pytest.raises(InvalidInput, match=r"/proc/nowhere/x cannot be written \(.*\); choose another folder"):
+        TrainingFolder(Path("/proc/nowhere/x")).start({})

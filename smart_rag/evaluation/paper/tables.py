@@ -43,13 +43,15 @@ _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 class Table:
     """The files of one split of one part of a dataset. Relative paths in it start from ``folder``.
 
-    If the files or the split cannot be told, ``problem`` says why, and there are no files.
+    If the files or the split cannot be told, ``problem`` says why, and there are no files. ``other_splits`` are the
+    splits that are not read.
     """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
     problem: str = ""
+    other_splits: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Table:
             MissingExtra: pyarrow is not installed.
         """
         if self.problem:
-            raise InvalidInput(self.problem)
+            raise InvalidInput(f"{self.problem}; name another split by split=, on the command line --split")
         if not self.files:
             return ()
         file = self.files[0]
@@ -120,12 +122,14 @@ def tables_in(folder: Path, split: str | None = None) -> dict[str, Table]:
         wanted = split if split in splits else next(iter(splits)) if len(splits) == 1 else split or "test"
         problem = (
             f"{folder}: the table {name!r} has the splits {', '.join(sorted(splits))}; expected one split, or one "
-            f"called {split or 'test'!r}; name another split by split=, on the command line --split"
+            f"called {split or 'test'!r}"
         )
         # Judgements of one split do not belong to the queries of another.
         is_other = split is not None and wanted != split and name.endswith("qrels")
         is_there = wanted in splits and not is_nowhere and not is_other
-        tables[name] = Table(name, folder, splits[wanted] if is_there else (), "" if is_there else problem)
+        files = splits[wanted] if is_there else ()
+        others = tuple(sorted(set(splits) - {wanted}))
+        tables[name] = Table(name, folder, files, "" if is_there else problem, others)
     return tables
 
 

@@ -126,7 +126,7 @@ def files_in(folder: Path) -> tuple[Path, ...]:
     if tables:
         [table] = tables.values()
         if table.problem:
-            raise InvalidInput(table.problem)
+            raise InvalidInput(f"{table.problem}; give the file of another split")
         return table.files
     found = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
     named = [path for path in found if "train" in path.stem.lower()] or found

@@ -88,13 +88,20 @@ class TrainingFolder:
         return not names or _RECORD in names
 
     def start(self, record: Mapping[str, Any]) -> None:
-        """Create the folder of checkpoints, and write ``record``: the settings and data of the training."""
-        is_new = not self.path.exists()
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if processes.is_first():
-            (self.checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-            if is_new:
-                (self.checkpoints / _MADE).touch()
+        """Create the folder of checkpoints, and write ``record``: the settings and data of the training.
+
+        Raises:
+            InvalidInput: the folder cannot be made or written.
+        """
+        try:
+            is_new = not self.path.exists()
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if processes.is_first():
+                (self.checkpoints / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+                if is_new:
+                    (self.checkpoints / _MADE).touch()
+        except OSError as error:
+            raise InvalidInput(f"{self.path} cannot be written ({error.strerror}); choose another folder") from error
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints. If the training has made the folder, and nothing else is in it, remove the folder."""
