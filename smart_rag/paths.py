@@ -24,8 +24,10 @@ def absolute(path: str | Path) -> Path:
     because Word makes files such as ``~$report.docx``.
 
     Raises:
-        InvalidInput: the path has a NUL character, which no file name has.
+        InvalidInput: the path is empty, or has a NUL character, which no file name has.
     """
+    if path == "":  # such as that of a variable that is not set. Path("") would be the working directory
+        raise InvalidInput("a path is empty; expected the name of a file or folder, or '.' for the folder you are in")
     if "\0" in str(path):
         raise InvalidInput(f"a path with a NUL character cannot exist: {str(path)!r}")
     return Path(os.path.expanduser(path)).absolute()

@@ -173,3 +173,8 @@ def test_room_on_the_disk(tmp_path):
     check_room(tmp_path, 1)
     with pytest.raises(StorageFull, match=r"no space left on the disk: this write needs about 1000000000000\.0 MB"):
         check_room(tmp_path, 10**18)
+
+
+def test_an_empty_path_is_not_the_working_directory():
+    with pytest.raises(InvalidInput, match="a path is empty; expected the name of a file or folder"):
+        absolute("")

@@ -104,6 +104,8 @@ def index(
 
     if db is None and not dry_run:
         raise typer.BadParameter("expected the folder of the index; only --dry-run needs none", param_hint="--db")
+    if dry_run and (watches or prune):
+        raise typer.BadParameter(f"{'--watch' if watches else '--prune'} does nothing with --dry-run; leave one out")
     if ocr:
         check_installed()
     check_report_file(report_file, "--report")
@@ -162,7 +164,7 @@ def _tell_of_survey(report: AddReport, report_file: Path | None, has_index: bool
     print_survey(report, has_index)
     if report_file:
         write_json(report_file, report_json(report))
-    if _has_missing(report):
+    if _has_missing(report) or (report.failed and not report.read):
         raise SystemExit(1)
 
 
@@ -313,7 +315,7 @@ def delete(
     db: Db,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of passages.")] = None,
     source: Annotated[
-        list[Path] | None,
+        list[str] | None,  # an index may have any text as a source. An empty Path would be the working directory
         typer.Option(metavar="PATH", help="All passages of this file or folder."),
     ] = None,
 ) -> None:

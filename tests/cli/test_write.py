@@ -111,6 +111,14 @@ def test_a_dry_run_needs_no_index_and_names_the_same_files_as_the_run(folder, tm
     assert "--dry-run" in usage_error_of("index", folder)
 
 
+def test_an_empty_source_removes_nothing(folder, tmp_path, monkeypatch):
+    """It may be a variable of the shell that is not set. The working directory is not meant."""
+    monkeypatch.chdir(tmp_path)
+    good("index", "docs", "--db", "index")
+    assert "a path is empty" in error_of("delete", "--source", "", "--db", "index")
+    assert good("sources", "--db", "index").count("1 passage") == 2
+
+
 def test_sources_and_what_takes_the_place_of_a_file_that_is_gone(folder, tmp_path, monkeypatch):
     (folder / "copy.md").write_bytes((folder / "dogs.md").read_bytes())
     good("index", folder, "--db", tmp_path / "index")

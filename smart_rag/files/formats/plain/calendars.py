@@ -25,11 +25,11 @@ _UNSEEN = {
     *("UID", "DTSTAMP", "CREATED", "LAST-MODIFIED", "SEQUENCE", "CLASS", "TRANSP", "PRIORITY", "RECURRENCE-ID", "REV"),
     *("VERSION", "PRODID", "CALSCALE", "METHOD", "MAILER", "SOURCE", "PROFILE", "CLIENTPIDMAP", "GEO", "TZ", "LANG"),
     *("SORT-STRING", "KIND", "CALURI", "CALADRURI", "FBURL", "REQUEST-STATUS", "ACTION", "TRIGGER", "REPEAT", "COLOR"),
-    *("DURATION", "TZID", "XML", "RELATED-TO", "GENDER", "ACKNOWLEDGED", "DCREATED", "AALARM", "DALARM", "PERCENT"),
+    *("DURATION", "TZID", "XML", "RELATED-TO", "GENDER", "ACKNOWLEDGED", "DCREATED", "AALARM", "PERCENT"),
 }
 _UNSEEN_STARTS = (
     *("X-WR-", "X-MICROSOFT-", "X-MS-", "X-MOZ-", "X-LIC-", "X-EVOLUTION-", "X-GOOGLE-", "X-APPLE-", "X-AB"),
-    *("X-ACCEPT-", "X-IS", "X-PUBLISHED-", "X-PRIMARY-", "X-ALT-DESC", "X-FUNAMBOL-"),
+    *("X-ACCEPT-", "X-IS", "X-PUBLISHED-", "X-PRIMARY-", "X-FUNAMBOL-"),
 )
 _ADDRESS = re.compile(r"\A(?:mailto|tel|sms|xmpp|sip):", re.IGNORECASE)
 _LINK = re.compile(r"\A(?:https?|ftp|file|cid):", re.IGNORECASE)
@@ -123,6 +123,9 @@ class _Entry:
         others = [one.name for one in component.properties if self._is_lost(one)]
         if others:
             left_out.append(f"fields that are not read: {', '.join(sorted(set(others)))}")
+        inner = [one.name for one in component.components if one.name not in (_ALARM, *_UNSEEN_COMPONENTS)]
+        if inner:
+            left_out.append(f"parts that are not read: {', '.join(sorted(set(inner)))}")
         if not component.is_whole:
             left_out.append("its end: the file ends within it")
         return Page("\n".join(self.lines), metadata={k: v for k, v in metadata.items() if v}, left_out=tuple(left_out))
@@ -141,7 +144,9 @@ def _of_event(component: Component) -> Page:
     """Return the page of an event, a task or a note."""
     entry = _Entry(component)
     entry.line("", "SUMMARY")
-    entry.use("DTSTART", "DTEND", "DUE", "COMPLETED", "RRULE", "X-ALT-DESC")
+    entry.use("DTSTART", "DTEND", "DUE", "COMPLETED", "RRULE")
+    if component.text("DESCRIPTION"):
+        entry.use("X-ALT-DESC")  # the same as HTML
     start = next(component.all("DTSTART"), None)
     entry.add("When", span(start, next(component.all("DTEND"), None), component.text("DURATION")))
     entry.line("Due", "DUE", shown=moment)

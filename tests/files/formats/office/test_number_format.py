@@ -150,6 +150,8 @@ def test_odd_numbers_are_no_error(tmp_path, stored):
         "yyyy",
         "# ???????/???????",
         "[$-411]ge",
+        "b2yyyy-mm-dd",
+        "[$-411]r",
         f"0.{'0' * 250}",
         "[h]:mm",
     ):
@@ -160,3 +162,8 @@ def test_a_format_of_any_characters_is_no_error(tmp_path):
     codes = r'[ " \ _ * ; ;;;;;; [$ [> [>x]0 E+ 0E+ [h / ?/ . , [$-]d'
     for code in codes.split():
         assert len(read(tmp_path, code, '<c s="0"><v>43831.5</v></c>')) == 2
+
+
+def test_the_western_calendar_and_the_last_day_of_files_that_begin_in_1904(tmp_path):
+    assert read(tmp_path, "b1yyyy-mm-dd", '<c s="0"><v>45000</v></c>')[0] == "2023-03-15"
+    assert "2958465" in read(tmp_path, "yyyy-mm-dd", '<c s="0"><v>2958465</v></c>', '<workbookPr date1904="1"/>')[0]

@@ -206,3 +206,13 @@ def test_an_invitation_has_its_text_and_its_calendar(tmp_path):
     assert (page.text.count("Bring gloves."), page.text.count("See you.")) == (1, 1)
     assert "2 attachments not read: plan.pdf, https://x.org/a.pdf" in page.left_out
     assert "BEGIN:" not in page.text
+
+
+def test_parts_and_fields_that_are_not_read_are_named(tmp_path):
+    event = "BEGIN:VEVENT\nSUMMARY:A\nX-ALT-DESC;FMTTYPE=text/html:<p>Gloves</p>\nDALARM:1;;;Key\n"
+    inner = "BEGIN:VLOCATION\nNAME:Hall\nEND:VLOCATION\nBEGIN:VALARM\nACTION:AUDIO\nEND:VALARM\n"
+    (page,) = pages_of(tmp_path, f"{event}{inner}END:VEVENT\n")
+    assert page.left_out == ("fields that are not read: DALARM, X-ALT-DESC", "parts that are not read: VLOCATION")
+    card = "BEGIN:VCARD\nFN:Ann\nAGENT:\nBEGIN:VCARD\nFN:Bob\nEND:VCARD\nEND:VCARD\n"
+    (page,) = pages_of(tmp_path, card, "a.vcf")
+    assert page.left_out == ("parts that are not read: VCARD",)

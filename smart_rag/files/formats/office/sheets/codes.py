@@ -14,8 +14,9 @@ NUMBER = re.compile(
 )
 _UNITS = "y+|m+|d+|h+|s+|g+|b+|aaaa?|e+(?![+-])"
 DATE = re.compile(
-    rf"{_LITERAL}|(?P<half>AM/PM|A/P|上午/下午|午前/午後)|(?P<unit>{_UNITS})(?P<fraction>\.0+)?"
-    r"|(?P<unknown>[aen0#?@])|(?P<other>.)",
+    # b1 and b2 before a date choose the calendar: the Western one, and that of Islam.
+    rf"{_LITERAL}|(?P<western>b1)|(?P<islamic>b2)|(?P<half>AM/PM|A/P|上午/下午|午前/午後)|(?P<unit>{_UNITS})(?P<fraction>\.0+)?"
+    r"|(?P<unknown>[aenr0#?@])|(?P<other>.)",
     re.IGNORECASE | re.DOTALL,
 )
 

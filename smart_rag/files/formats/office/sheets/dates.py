@@ -81,13 +81,13 @@ def shown_date(section: str, days: float, since_1904: bool) -> str:
         NotFollowed: this module knows no answer.
     """
     parts = parse(DATE, section)
-    if not 0 <= days < _LAST_DATE:
+    if not 0 <= days < _LAST_DATE - (_BETWEEN_FIRST_DAYS if since_1904 else 0):
         raise NotFollowed(section)
     names = {part.text.lower().partition("-")[2] for part in parts if part.kind == "bracket"}
     if names & (_SYSTEM_DATES | _SYSTEM_TIMES):
         return _of_system(_moment(round(Decimal(days) * 86_400, 0), since_1904), names)
     language = _language(next(filter(None, names), ""))
-    if any(part.kind == "unknown" for part in parts) or language.calendar not in (*_GREGORIAN, _BUDDHIST):
+    if any(part.kind in ("unknown", "islamic") for part in parts) or language.calendar not in (*_GREGORIAN, _BUDDHIST):
         raise NotFollowed(section)
     digits = max((len(part.text.partition(".")[2]) for part in parts if part.kind == "unit"), default=0)
     if digits > _MOST_DECIMALS:
