@@ -157,10 +157,16 @@ class TokenPlaces:
         change = self._change(begin)
         if not self._is_end_of_token(stop) or abs(change) > 1:
             return None
+        if change == 0 and (begin == 0 or self._text[begin - 1].isspace()):
+            return self._between(begin, stop)
         after = self._after(begin)
-        is_read_again = after <= min(stop, begin + _LONG) and self._is_end_of_word(after)
-        starts_word = change == 0 and (begin == 0 or self._text[begin - 1].isspace())
-        return self._between(begin, stop) + change if starts_word or is_read_again else None
+        if not self._is_end_of_word(after):  # the rest of a long word is read, too
+            blank = _BLANK.search(self._text, after, min(stop, begin + _LONG))
+            if blank is None:
+                return None
+            after = blank.start()
+            change = self._again(begin, after) - self._between(begin, after)
+        return self._between(begin, stop) + change if after <= min(stop, begin + _LONG) else None
 
     def _between(self, begin: int, stop: int) -> int:
         """Return the number of tokens of the whole text that have a character from ``begin`` to ``stop``."""
