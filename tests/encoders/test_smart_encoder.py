@@ -246,7 +246,7 @@ def test_description_makes_the_same_encoder(models, name):
     encoder = models(name).fresh(query_prompt="find: ", document_prompt="passage: ", max_length=16)
     description = json.loads(json.dumps(encoder.describe()))
     assert description == encoder.describe()
-    assert description["model"] == models(name).path
+    assert description["model"] == ("minilm" if name == "minilm" else models(name).path)
     again = SmartEncoder.from_description(description, device="cpu")
     assert again.fingerprint == encoder.fingerprint
     assert again.describe() == encoder.describe()
