@@ -28,7 +28,7 @@ def test_the_formats_tested_here_are_all_there_are():
         *(".html", ".htm", ".xhtml", ".xht", ".shtml", ".pdf", ".docx", ".docm", ".dotx", ".dotm"),
         *(".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm", ".xlsx", ".xlsm", ".xltx", ".xltm"),
         *(".odt", ".ott", ".odp", ".otp", ".ods", ".ots", ".epub", ".rtf"),
-        *(".eml", ".emlx", ".mbox", ".mht", ".mhtml"),
+        *(".eml", ".emlx", ".mbox", ".mht", ".mhtml", ".ics", ".ical", ".ifb", ".vcs", ".vcf", ".vcard"),
         *(".doc", ".dot", ".ppt", ".pps", ".pot", ".xls", ".xlt", ".xlsb", ".msg"),
         *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".ipynb", ".svg", ".svgz"),
     }

@@ -197,21 +197,25 @@ def test_distillation_acts_on_the_score_of_the_objective(tmp_path, part_size):
     mine = gradients(encoder, loss)
     generator = np.random.default_rng([collator.seed, collator.epoch, *(row["position"] for row in ROWS)])
     step = make_batch(data, collator.groups, [row["position"] for row in ROWS], 1, generator)
-    divergences = []
-    for i in step.queries:
+    losses, without = [], 0
+    for i, positive, excluded in zip(step.queries, step.positives, step.excluded, strict=True):
         pooled, tokens = plain(encoder, data.queries[i].text, "query")
-        scores, aims = [], []
+        scores = []
         for at in step.documents:
-            if at in data.queries[i].scores:
-                other, others = plain(encoder, data.documents[at].text, "document")
-                late = torch.stack([torch.stack([token @ one for one in others]).max() for token in tokens]).mean()
-                scores.append((pooled @ other + late) / 0.05)
-                aims.append(data.queries[i].scores[at] / 2.0)
-        if len(aims) > 1:
-            aim = torch.tensor(aims).softmax(dim=0)
-            divergences.append((aim * (aim.log() - torch.stack(scores).log_softmax(dim=0))).sum())
-    assert len(divergences) == 4  # two of the queries have no hard negative
-    expected = torch.stack(divergences).mean()
+            other, others = plain(encoder, data.documents[at].text, "document")
+            late = torch.stack([torch.stack([token @ one for one in others]).max() for token in tokens]).mean()
+            scores.append((pooled @ other + late) / 0.05)
+        scored = [at for at in step.documents if at in data.queries[i].scores]
+        if len(scored) > 1:
+            aim = torch.tensor([data.queries[i].scores[at] / 2.0 for at in scored]).softmax(dim=0)
+            mine_of = torch.stack([scores[step.documents.index(at)] for at in scored])
+            losses.append((aim * (aim.log() - mine_of.log_softmax(dim=0))).sum())
+        else:  # nothing to learn from the teacher
+            kept = [score for score, is_out in zip(scores, excluded, strict=True) if not is_out]
+            losses.append(torch.stack(kept).logsumexp(dim=0) - scores[positive])
+            without += 1
+    assert without == 2
+    expected = torch.stack(losses).mean()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for name, of in gradients(encoder, expected).items():
         torch.testing.assert_close(mine[name], of, atol=1e-5, rtol=1e-4, msg=name)
