@@ -4,6 +4,7 @@
 # make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
 # make test-python PYTHON=python3.13    the tests that need no torch, on another Python: two minutes
 # make test PYTHON=python3.13 VENV=.venv-3.13    all of them (torch takes gigabytes there)
+# make docs    the documentation site, in build/site    make pictures    the pictures of README and docs
 # make lint    static checks        make bench DATA=DIR   speed, against a peer in the same run, on a BEIR folder
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-faults test-lowest test-python lint bench
+.PHONY: install demo test test-all test-faults test-lowest test-python lint bench docs pictures
 
 install: $(VENV)/.installed
 
@@ -82,3 +83,16 @@ bench: install
 	$(BIN)/python benchmarks/rerank_llama_index.py $(DATA)
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py --documents 1000,10000
+
+# The site in build/site: no network but for the installation, and no link or anchor that leads nowhere.
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/python tools/make_docs.py
+
+$(VENV)-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-docs/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
+pictures: install
+	$(BIN)/python tools/make_pictures.py
