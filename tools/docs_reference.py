@@ -15,35 +15,46 @@ _DUNDERS = ("__call__", "__getitem__", "__iter__", "__len__")
 
 
 @cache
-def _loaded(name: str, folder: Path) -> griffe.ModulesCollection:
-    """Return the top package ``name`` in ``folder``, read once."""
+def _loaded(folder: Path) -> griffe.ModulesCollection:
+    """Return the packages of the repository in ``folder``, read once."""
     loader = griffe.GriffeLoader(
-        search_paths=[folder],
+        search_paths=[folder, *(folder / "integrations").iterdir()],
         docstring_parser="google",
         docstring_options={"warnings": False},  # several arguments may share a line
         allow_inspection=False,
     )
-    loader.load(name)
+    for package in ("smart_rag", "llama_index_smart_rag", "langchain_smart_rag"):
+        loader.load(package)
     loader.resolve_aliases(implicit=True, external=False)
     return loader.modules_collection
 
 
 def reference_page(package: str, folder: Path) -> str:
-    """Return the page of ``package``, which lies in ``folder``: each name in its ``__all__``, with its members."""
-    module = _loaded(package.split(".")[0], folder)[package]
+    """Return the page of ``package`` in the repository ``folder``: each name in its ``__all__``, with its members."""
+    module = _loaded(folder)[package]
     lines = [f"# {package}", "", *_text(module), ""]
     for name in sorted(map(str, module.exports or ())):
         if not name.startswith("_"):
             found = module.members[name]
             lines += _entry(found.final_target if found.is_alias else found, name, 2)
-    return "\n".join(lines) + "\n"
+    page = "\n".join(lines) + "\n"
+    anchors = set(re.findall(r"\{ #([\w.]+) \}", page))
+    # A name of this page is a link.
+    return re.sub(r"(?<![`\[])`([\w.]+)`(?!`)", lambda name: _linked(name[1], anchors), page)
+
+
+def _linked(name: str, anchors: set[str]) -> str:
+    """Return ``name`` as code, and as a link if it is a heading of the page."""
+    anchor = next((anchor for anchor in (name, f"errors.{name}") if anchor in anchors), None)
+    return f"[`{name}`](#{anchor})" if anchor else f"`{name}`"
 
 
 def _entry(target: Any, name: str, level: int) -> Iterator[str]:
     """Yield the lines of a name: heading, signature, docstring, and public members."""
     yield f"{'#' * level} {name.rpartition('.')[2]} {{ #{name} }}"
     yield ""
-    if target.is_function or target.is_class:
+    made_otherwise = target.docstring and "To get one, use" in target.docstring.value
+    if (target.is_function or target.is_class) and not made_otherwise:
         constructor = target.members.get("__init__") if target.is_class else target
         if target.is_class and constructor is None and "dataclass" in str(target.decorators):
             signature = f"{name}({', '.join(_field(member) for member in _fields(target))})"
@@ -77,7 +88,15 @@ def _parameters(function: Any) -> str:
         return ""
     text = str(function.signature())
     inner = text[text.index("(") + 1 : text.rindex(")")] if "(" in text else ""
+    inner = re.sub(r"(?<== )_?[A-Z][A-Z_]+\b", lambda name: _constant(function, name[0]), inner)
     return re.sub(r"^(?:self|cls)(?:, )?", "", inner)
+
+
+def _constant(function: Any, name: str) -> str:
+    """Return the value of the constant ``name`` of the module of ``function``, or the name if it is not simple."""
+    found: Any = function.module.members.get(name)
+    value = str(found.final_target.value if found is not None and found.is_alias else getattr(found, "value", name))
+    return value if len(value) < 30 else name
 
 
 def _wrapped(signature: str) -> str:
@@ -124,16 +143,17 @@ def _markdown(text: str) -> str:
     """Return reStructuredText of a docstring as Markdown: ``code``, and doctests between fences."""
     lines, fenced = [], False
     for line in text.splitlines():
-        prompt = line.lstrip().startswith(">>>")
-        if prompt and not fenced:
+        if line.lstrip().startswith(">>>") and not fenced:
             lines.append("```python")
             fenced = True
-        if fenced and not line.strip():
+        elif fenced and not line.strip():
             lines.append("```")
             fenced = False
-        lines.append(line)
-    if fenced:
-        lines.append("```")
-    return re.sub(
-        r"``([^`]+)``", r"`\1`", "\n".join(lines).replace("<", "&lt;") if "```" not in lines else "\n".join(lines)
-    )
+        lines.append(re.sub(r" +# doctest: .*", "", line) if fenced else _prose(line))
+    return "\n".join([*lines, "```"] if fenced else lines)
+
+
+def _prose(line: str) -> str:
+    """Return a line of words with single backticks, and with ``<`` outside of them as text."""
+    parts = line.replace("``", "`").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))

@@ -20,13 +20,13 @@ from docs_reference import reference_page
 
 SOURCES, SITE = ROOT / "build/docs", ROOT / "build/site"
 REFERENCE = {
-    "smart_rag": ("smart_rag", ROOT),
-    "evaluation": ("smart_rag.evaluation", ROOT),
-    "training": ("smart_rag.training", ROOT),
-    "files": ("smart_rag.files", ROOT),
-    "serving": ("smart_rag.serving", ROOT),
-    "llama_index": ("llama_index_smart_rag", ROOT / "integrations/llama_index"),
-    "langchain": ("langchain_smart_rag", ROOT / "integrations/langchain"),
+    "smart_rag": "smart_rag",
+    "evaluation": "smart_rag.evaluation",
+    "training": "smart_rag.training",
+    "files": "smart_rag.files",
+    "serving": "smart_rag.serving",
+    "llama_index": "llama_index_smart_rag",
+    "langchain": "langchain_smart_rag",
 }
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _MENTION = re.compile(r"`docs/(\w+\.md)`")
@@ -43,8 +43,8 @@ def collect() -> None:
         (SOURCES / page.name).write_text(text, encoding="utf-8")
     (SOURCES / "figures.md").write_text(figures_page(ROOT / "benchmarks/results"), encoding="utf-8")
     (SOURCES / "reference").mkdir()
-    for name, (package, folder) in REFERENCE.items():
-        (SOURCES / f"reference/{name}.md").write_text(reference_page(package, folder), encoding="utf-8")
+    for name, package in REFERENCE.items():
+        (SOURCES / f"reference/{name}.md").write_text(reference_page(package, ROOT), encoding="utf-8")
 
 
 def _placed(text: str, source: str) -> str:
