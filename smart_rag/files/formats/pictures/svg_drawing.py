@@ -127,7 +127,8 @@ def _is_installed(family: str) -> bool:
     import resvg_py
 
     # With fontconfig, each kind has a font that resvg takes for a family that is not there.
-    data = resvg_py.svg_to_bytes(svg_string=_PROBE % family, **dict.fromkeys(_KINDS, family))
+    fonts: Any = dict.fromkeys(_KINDS, family)
+    data = resvg_py.svg_to_bytes(svg_string=_PROBE % family, **fonts)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         return image.getbbox() is not None
 
