@@ -14,9 +14,9 @@ RUN = [page for page in pages() if runnable(page) and page.parent.parent.name !=
 SLOW = ("relevance.md", "training.md")  # calibrations take ten seconds, trainings more
 
 
-def run(snippets, capsys):
-    """Run ``snippets`` one after the other, as the cells of a notebook. Return their names."""
-    names = {"shows": shows}
+def run(snippets, capsys, **names):
+    """Run ``snippets`` one after the other, as the cells of a notebook that has ``names``. Return all names."""
+    names["shows"] = shows
     for code, output in snippets:
         capsys.readouterr()
         exec(code, names)
@@ -46,6 +46,29 @@ def test_the_code_of_a_page_runs_and_shows_what_it_says(page, folder, capsys):
     if page.stem == "scans":
         SmartIndex.create("my.index", "minilm").close()
     run(runnable(page), capsys)
+
+
+def test_the_code_of_the_langchain_package_runs(folder, capsys):
+    from langchain_core.language_models import FakeListChatModel
+
+    llm = FakeListChatModel(responses=["Behind the barometer [1]."])
+    names = run(runnable(ROOT / "integrations/langchain/README.md"), capsys, llm=llm)
+    assert names["chroma"].get()["ids"] == []
+
+
+def test_the_code_of_the_llama_index_package_runs(folder, capsys, monkeypatch):
+    from llama_index.core import Document, Settings, StorageContext
+    from llama_index.core.llms import MockLLM
+
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    names = run(
+        runnable(ROOT / "integrations/llama_index/README.md"),
+        capsys,
+        llm=MockLLM(),
+        documents=[Document(text="The boat keys hang behind the barometer.")],
+        storage_context=StorageContext.from_defaults(),
+    )
+    assert "The boat keys hang behind the barometer." in names["response"].source_nodes[0].text
 
 
 def test_most_pages_with_code_are_run():
