@@ -137,6 +137,11 @@ class ServedIndex:
         """
         return await in_writer_thread(self._write, function)
 
+    @property
+    def most_hits(self) -> int:
+        """The largest number of hits that a request may ask for."""
+        return self._settings.max_hits
+
     def check_number(self, count: int, noun: str) -> None:
         """Raise `Refused` if a request has too many items. ``noun`` is what an item is."""
         most = self._settings.max_items
