@@ -1,10 +1,13 @@
-"""The command serve."""
+"""The commands serve and inspect."""
 
 from __future__ import annotations
 
+import threading
+import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -117,6 +120,45 @@ def serve(
 
     openers = {name: partial(open_index, folder, model, sources=sources, **options) for name, folder in folders.items()}
     start(openers, settings, started)
+
+
+def inspect(
+    db: Annotated[
+        list[str],
+        typer.Option("--db", metavar="[NAME=]DIR", help="Folder of an index. With several, each needs a name."),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="P", help="Port; 0 for a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    model: MovedModel = None,
+    base_model: BaseModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    sources: SourcePaths = None,
+) -> None:
+    """Look at an index in a browser: what each ranking finds, and what matched where.
+
+    Only this machine can open the page. The command serve has the same page, and takes more options.
+    """
+    from smart_rag.serving import serve as start
+
+    folders = _folders(db)
+    of_model: dict[str, Any] = {"base_model": base_model, "adapter": adapter}
+    if len(folders) > 1 and (model is not None or any(of_model.values())):
+        raise typer.BadParameter("--model, --base-model and --adapter are for a single index")
+    options = {**of_model, "device": device, "trust_remote_code": trust_remote_code, "sources": sources}
+    settings = ServerSettings(port=port)
+
+    def started(address: str) -> None:
+        out.print(f"{address}; Ctrl-C ends it", soft_wrap=True)
+        if settings.token is not None and out.is_terminal:
+            # Not for the browser that is opened here: other users could read the command by which it starts.
+            out.print(f"signed in at once: {address}/#token={quote(settings.token, safe='')}", soft_wrap=True)
+        out.file.flush()
+        if browser:  # a browser in the terminal ends only when it is closed
+            threading.Thread(target=webbrowser.open, args=[f"{address}/"], daemon=True).start()
+
+    start({name: partial(open_index, folder, model, **options) for name, folder in folders.items()}, settings, started)
 
 
 def _folders(given: list[str]) -> dict[str, Path]:

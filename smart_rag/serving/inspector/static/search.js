@@ -348,7 +348,7 @@ function latency(state) {
         at += (100 * ms) / total;
         return svg`<rect class="stage ${stage}" x=${x} width=${Math.max(0.4, (100 * ms) / total - 0.5)} height="8"></rect>`;
       })}</svg>
-      ${stages.map(([stage, ms], i) => html`${i ? " · " : ""}<span class="stage-name ${stage}">${STAGES[stage]}</span> ${timeText(ms)}`)} = <strong>${timeText(total)}</strong>
+      ${stages.map(([stage, ms], i) => html`<span class="stage-part">${i ? "· " : ""}${STAGES[stage]} ${timeText(ms)}</span>`)}<span class="stage-part">=</span> <strong>${timeText(total)}</strong>
     </p>
     <p class="fine">${mode === "all" ? (hits.length === documents ? `All ${plural(documents, "passage")} are scored.` : `All ${plural(hits.length, "passage")} that pass the filters are scored.`) : mode === "best" ? `Of ${plural(documents, "passage")}, the best ${countText(candidatesOf(state))} by each score are here.` : `${plural(hits.length, "candidate")} of ${plural(documents, "passage")} are scored.`}
       ${hits.length ? `Pooled and hybrid share ${shared} of the first ${Math.min(topOf(state), hits.length)}.` : ""}</p>

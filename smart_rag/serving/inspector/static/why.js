@@ -116,6 +116,10 @@ export function wordsOf(data, values, areParts) {
   return words;
 }
 
+// The lines of a page end where its paper ends. A line that goes on in the middle of a sentence is joined with the next.
+// The text keeps its length, so that the places of its tokens stay.
+const flowing = (text) => text.replace(/(?<=[^\n]{50})\n(?=[\p{Ll}\d(])/gu, " ");
+
 // ---- the component -----------------------------------------------------------------------------
 
 export class Why {
@@ -140,6 +144,7 @@ export class Why {
   // `context`: {imageUrl, pageWords, greatest, weights, pooled, late, token, title}
   show(data, context) {
     const isNew = data !== this.data;
+    if (isNew) this.text = data.image && data.kind === "text" ? flowing(data.text) : data.text;
     this.data = data;
     this.context = context;
     if (isNew) {
@@ -151,6 +156,19 @@ export class Why {
       this.pinToken(context.token ?? null);
     }
     this.draw();
+    if (isNew) this.showStrongest();
+  }
+
+  // Scroll the text, and only the text, to the strongest mark.
+  showStrongest() {
+    const passage = this.host.querySelector(".passage");
+    for (let level = LEVELS; passage && level > 0; level -= 1) {
+      const mark = passage.querySelector(`mark.l${level}`);
+      if (!mark) continue;
+      const top = mark.offsetTop - passage.offsetTop;
+      if (top < passage.scrollTop || top > passage.scrollTop + passage.clientHeight - 40) passage.scrollTop = top - passage.clientHeight / 2;
+      return;
+    }
   }
 
   pinToken(token) {
@@ -172,6 +190,7 @@ export class Why {
     const group = this.groups.find((one) => one.key === this.pinned);
     this.changed(group ? group.tokens[0] : null);
     this.draw();
+    this.showStrongest();
   }
 
   step(by) {
@@ -212,10 +231,11 @@ export class Why {
     return html`
       ${this.scores()}
       ${data.cells
-        ? html`${this.chips(groups)} ${this.visual(picture)} ${this.legend(picture)} ${this.switches()} ${this.table(groups)}`
+        ? html`${this.chips(groups)} ${data.kind === "text" ? this.passage(picture) : this.page(picture)} ${this.legend(picture)} ${this.switches()} ${this.table(groups)}
+            ${data.kind === "text" ? this.page(picture) : this.passage(picture)}`
         : html`<p class="fine">${data.reason ? `${data.reason.charAt(0).toUpperCase()}${data.reason.slice(1)}.` : ""}</p>
             ${context.imageUrl ? html`<img class="plain-page" src=${context.imageUrl} alt="The page">` : nothing}
-            ${this.plainText()}`}
+            ${data.text ? html`<div class="passage" dir="auto" tabindex="0">${this.plainText()}</div>` : nothing}`}
       ${this.metadata()}
     `;
   }
@@ -264,26 +284,35 @@ export class Why {
     return isNamed(group.key) ? 0 : Math.max(0, Math.min(LEVELS, Math.ceil((LEVELS * group.part) / most)));
   }
 
-  visual(picture) {
-    const { data, context } = this;
-    const page = context.imageUrl && (data.kind !== "text" || context.pageWords?.length);
-    const canvas = page
-      ? html`<figure class="page">
-          <canvas
-            tabindex="0"
-            role="img"
-            aria-label=${this.words(picture)}
-            @pointermove=${(event) => this.readAt(event)}
-            @pointerleave=${() => this.stopReading()}
-            @keydown=${(event) => this.readByKey(event)}
-          ></canvas>
-          <figcaption class="fine">${this.reading(picture)}</figcaption>
-        </figure>`
-      : nothing;
-    return html`${data.kind === "video" ? this.strip() : nothing}
-      ${data.kind === "text" || (!page && data.text) ? html`<div class="passage" dir="auto">${this.marked(picture)}</div>` : nothing}
-      ${data.kind === "text" && !page ? html`<p class="unseen" aria-live="off">${this.words(picture)}</p>` : nothing} ${canvas}
-      ${data.kind !== "text" && data.text && page ? html`<details class="words"><summary>Text of the page</summary><div class="passage" dir="auto">${data.text}</div></details>` : nothing}`;
+  get hasPage() {
+    return Boolean(this.context.imageUrl && (this.data.kind !== "text" || this.context.pageWords?.length));
+  }
+
+  passage(picture) {
+    const { data } = this;
+    if (!data.text) return nothing;
+    if (data.kind !== "text") {
+      return html`<details class="words"><summary>Text of the page</summary><div class="passage" dir="auto" tabindex="0">${this.plainText()}</div></details>`;
+    }
+    return html`<div class="passage" dir="auto" tabindex="0" role="region" aria-label="Text of the hit">${this.marked(picture)}</div>
+      <p class="unseen">${this.words(picture)}</p>`;
+  }
+
+  page(picture) {
+    if (!this.hasPage) return nothing;
+    const isLoaded = this.loadedImage && this.wanted === this.context.imageUrl;
+    return html`${this.data.kind === "video" ? this.strip() : nothing}
+      <figure class="page ${isLoaded ? "" : "waiting"}">
+        <canvas
+          tabindex="0"
+          role="img"
+          aria-label=${this.words(picture)}
+          @pointermove=${(event) => this.readAt(event)}
+          @pointerleave=${() => this.stopReading()}
+          @keydown=${(event) => this.readByKey(event)}
+        ></canvas>
+        <figcaption class="fine">${this.reading(picture)}</figcaption>
+      </figure>`;
   }
 
   strip() {
@@ -321,11 +350,11 @@ export class Why {
     let at = start;
     for (const mark of marks) {
       if (mark.start < at || mark.stop > stop) continue;
-      if (mark.start > at) pieces.push(data.text.slice(at, mark.start));
-      pieces.push(html`<mark class="l${mark.level}" title="${number(mark.value, 2)}">${data.text.slice(mark.start, mark.stop)}</mark>`);
+      if (mark.start > at) pieces.push(this.text.slice(at, mark.start));
+      pieces.push(html`<mark class="l${mark.level}" title="${number(mark.value, 2)}">${this.text.slice(mark.start, mark.stop)}</mark>`);
       at = mark.stop;
     }
-    if (at < stop) pieces.push(data.text.slice(at, stop));
+    if (at < stop) pieces.push(this.text.slice(at, stop));
     return html`${start > 0 ? "… " : ""}${pieces}${stop < data.text.length
       ? html` … <button class="plain" @click=${() => this.more()}>Show more of ${data.text.length.toLocaleString()} characters</button>`
       : nothing}`;
@@ -359,7 +388,8 @@ export class Why {
 
   plainText() {
     const { text } = this.data;
-    return text ? html`<div class="passage" dir="auto">${text.slice(0, this.shown || LONG)}${text.length > (this.shown || LONG) ? html` … <button class="plain" @click=${() => this.more()}>Show more</button>` : nothing}</div>` : nothing;
+    const end = this.shown || LONG;
+    return html`${text.slice(0, end)}${text.length > end ? html` … <button class="plain" @click=${() => this.more()}>Show more</button>` : nothing}`;
   }
 
   legend(picture) {
@@ -374,9 +404,8 @@ export class Why {
 
   switches() {
     const one = (name, text) => html`<label class="switch"><input type="checkbox" .checked=${this.options[name]} @change=${() => this.toggle(name)}>${text}</label>`;
-    const isVisual = this.data.kind !== "text" || this.context.pageWords?.length;
     return html`<div class="switches">
-      ${one("split", "tokens")} ${one("stretch", "stretch")} ${one("plain", "without colour")} ${isVisual ? one("heat", "heat") : nothing}
+      ${one("split", "tokens")} ${one("stretch", "stretch")} ${one("plain", "without colour")} ${this.hasPage ? one("heat", "heat") : nothing}
       ${this.data.kind !== "text" ? one("patches", "patches") : nothing}
     </div>`;
   }
@@ -537,13 +566,12 @@ export class Why {
       };
       image.onerror = () => {
         if (this.wanted === url) this.failed = url;
-        canvas.closest("figure").classList.add("lost");
+        this.host.querySelector("figure")?.classList.add("lost");
       };
       image.src = url;
     }
     const image = this.loadedImage;
     if (!image) return;
-    canvas.closest("figure").classList.remove("lost");
     const [width, height] = [image.naturalWidth, image.naturalHeight];
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
