@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the group browser")
+pytest.importorskip("playwright.sync_api", reason="needs playwright, of the group browser")
 
 from helpers.served import server
+from playwright.sync_api import sync_playwright
 
 from smart_rag import SmartIndex
 from smart_rag.demo import sample_folder
@@ -32,7 +34,7 @@ def pytest_collection_modifyitems(items):
 def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium found; install the system's package, or name the program in CHROMIUM")
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         # As root, as in a container, Chromium runs only without its sandbox.
         sandbox = [] if sys.platform == "win32" or os.geteuid() else ["--no-sandbox"]
         browser = started.chromium.launch(executable_path=CHROMIUM, args=sandbox)
@@ -54,11 +56,31 @@ class Watched:
         self.page.goto(f"{self.address}/{fragment}")
         return self.page
 
+    def wait(self, expression, arg=None, seconds=15):
+        """Wait until a JavaScript expression is true. The page's policy stops the browser's own way to wait for it."""
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(expression, arg):
+            assert time.monotonic() < deadline, f"never true: {expression} {arg}"
+            self.page.wait_for_timeout(30)
+
     def search(self, question):
         self.page.fill("#question", question)
         self.page.keyboard.press("Enter")
         self.page.wait_for_selector(".hits .hit")
-        self.page.wait_for_function("document.querySelector('.results')?.getAttribute('aria-busy') === 'false'")
+        self.wait("document.querySelector('.results')?.getAttribute('aria-busy') === 'false'")
+
+    def move_slider(self, share):
+        """Move the slider of the weights, and return how many milliseconds the page needs to draw."""
+        return self.page.evaluate(
+            """share => {
+                const slider = document.getElementById('weight'), started = performance.now();
+                slider.value = share;
+                slider.dispatchEvent(new Event('input', {bubbles: true}));
+                document.body.getBoundingClientRect();
+                return performance.now() - started;
+            }""",
+            share,
+        )
 
     def ids(self, column):
         return self.page.eval_on_selector_all(

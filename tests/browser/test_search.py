@@ -1,4 +1,4 @@
-"""The view Search, as somebody uses it: the journey, the agreement with Python, the address, keys and narrow windows."""
+"""The view Search, as somebody uses it: the journey, the same order as in Python, the address, keys, narrow windows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from smart_rag.demo import sample_questions
 
 QUESTION = "Which bearings does the seawater pump need?"
 WEIGHTS = [(1, 0), (0, 1), (1, 2), (0.4, 0.6), (2.7, 0.3)]
+IDS = "[...document.querySelectorAll('[data-column=hybrid] .hit')].map(one => one.dataset.id)"
 SCORES = """() => [...document.querySelectorAll('[data-column="hybrid"] .hit')].map(
     one => one.querySelector('.score-line strong').textContent)"""
 
 
 def numbers(text):
-    return [float(found) for found in re.findall(r"-?\d+\.\d+", text.replace("−", "-"))]
+    return [float(found) for found in re.findall(r"-?\d+\.\d+", text.replace("\u2212", "-"))]
 
 
 def test_journey(samples, window):
@@ -29,23 +30,15 @@ def test_journey(samples, window):
     assert "10 hits" in page.inner_text("#live")
 
     page.wait_for_selector(".why-body mark")
-    page.wait_for_function("document.querySelector('figure.page:not(.waiting) canvas')")  # no request is under way
+    watched.wait("document.querySelector('figure.page:not(.waiting) canvas')")  # no request is under way
     before, sent = watched.ids("hybrid"), len(watched.requests)
-    milliseconds = page.evaluate(
-        """() => {
-            const slider = document.getElementById('weight'), started = performance.now();
-            slider.value = 0.05;
-            slider.dispatchEvent(new Event('input', {bubbles: true}));
-            document.body.getBoundingClientRect();
-            return performance.now() - started;
-        }"""
-    )
+    milliseconds = watched.move_slider(0.05)
     assert milliseconds < 150
     assert watched.ids("hybrid") != before
     page.wait_for_timeout(400)
     assert [url for url in watched.requests[sent:] if "/inspector/" in url] == []
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function(f"document.querySelector('[data-column=hybrid] .hit').dataset.id === {before[0]!r}")
+    watched.wait(f"document.querySelector('[data-column=hybrid] .hit').dataset.id === {before[0]!r}")
 
     parts = numbers(page.inner_text(".sum p"))
     assert parts[0] == pytest.approx(parts[1] * parts[2] + parts[3] * parts[4], abs=0.002)
@@ -80,10 +73,7 @@ def test_the_page_ranks_as_python_does(samples, samples_folder, minilm, window):
                     f"#/search?q={question.replace(' ', '+')}&w={weights[0]},{weights[1]}&k=20",
                 )
                 expected = index.search(question, 20, weights=weights)
-                page.wait_for_function(
-                    "ids => JSON.stringify([...document.querySelectorAll('[data-column=hybrid] .hit')].map(one => one.dataset.id)) === ids",
-                    arg=page.evaluate("JSON.stringify", [hit.id for hit in expected]),
-                )
+                watched.wait(f"ids => JSON.stringify({IDS}) === JSON.stringify(ids)", [hit.id for hit in expected])
                 shown = [numbers(text)[0] for text in page.evaluate(SCORES)]
                 assert shown == pytest.approx([hit.score for hit in expected], abs=0.0006)
 
@@ -96,7 +86,7 @@ def test_an_address_shows_the_same_view(samples, window):
     page.locator(".why .chip.word", has_text="fuel").click()
     page.fill(".weights input[type=number]", "0.25")
     page.keyboard.press("Tab")
-    page.wait_for_function("location.hash.includes('w=')")
+    watched.wait("location.hash.includes('w=')")
     chosen, order = page.locator(".hit.chosen").first.get_attribute("data-id"), watched.ids("hybrid")
     other = window(samples)
     there = other.open(page.url[page.url.index("#") :])
@@ -108,7 +98,7 @@ def test_an_address_shows_the_same_view(samples, window):
     assert "fuel" in there.inner_text('.why .chip.word[aria-pressed="true"]')
     # Back: the hit before, then the empty page.
     page.go_back()
-    page.wait_for_function("id => document.querySelector('.hit.chosen')?.dataset.id !== id", arg=chosen)
+    watched.wait("id => document.querySelector('.hit.chosen')?.dataset.id !== id", arg=chosen)
     page.go_back()
     page.wait_for_selector(".examples")
     page.go_forward()
@@ -156,9 +146,7 @@ def test_keys(samples, window):
     # The focus stays on the hit while the weights move it.
     page.locator('[data-column="hybrid"] .hit').nth(3).focus()
     id = page.evaluate(focused)
-    page.evaluate(
-        "() => { const s = document.getElementById('weight'); s.value = 0; s.dispatchEvent(new Event('input', {bubbles: true})); }"
-    )
+    watched.move_slider(0)
     page.wait_for_timeout(300)
     assert page.evaluate(focused) == (id if id in watched.ids("hybrid") else watched.ids("hybrid")[0])
     page.keyboard.press("?")
@@ -193,9 +181,7 @@ def test_filters(samples, window):
     page.locator(".metadata summary").click()
     page.locator(".metadata tr", has_text="source").get_by_role("button").click()
     page.wait_for_selector(".filters li")
-    page.wait_for_function(
-        "new Set([...document.querySelectorAll('.hit .name')].map(one => one.textContent.split(' p.')[0])).size === 1"
-    )
+    watched.wait("new Set([...document.querySelectorAll('.hit bdi')].map(one => one.textContent)).size === 1")
     page.evaluate("location.hash = '#/search?q=pump&f=page:99'")
     page.wait_for_selector("text=No hit")
     page.get_by_role("button", name=re.compile("Drop page: 99 .90 passages")).click()

@@ -78,8 +78,8 @@ def _answer(request: Request, name: str) -> Response:
         raise Refused(404, f"the page has no file {name[:100]!r}")
     # A browser asks each time whether the file is still the same. So a new version of smart_rag shows its own page.
     headers = {"Cache-Control": "no-cache", "ETag": file.tag}
-    if request.headers.get("if-none-match") == file.tag:
-        return Response(status_code=304, headers=headers)
     if file.type.startswith("text/html"):
         headers["Content-Security-Policy"] = _POLICY
+    if request.headers.get("if-none-match") == file.tag:  # the headers of this answer replace those of the known one
+        return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.type)

@@ -48,6 +48,8 @@ def test_the_page_and_its_files(with_token):
         "/assets/app.js", headers={"If-None-Match": with_token.get("/assets/app.js").headers["etag"]}
     )
     assert again.status_code == 304
+    again = with_token.get("/", headers={"If-None-Match": page.headers["etag"]})
+    assert (again.status_code, again.headers["content-security-policy"]) == (304, policy)
     for name in ("nothing.js", "..%2Fpage.py", "%2e%2e/page.py", "../page.py"):
         assert with_token.get(f"/assets/{name}").status_code in (401, 404)
 

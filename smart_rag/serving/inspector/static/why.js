@@ -88,7 +88,13 @@ function partsOf(data) {
   return values;
 }
 
-const bestOf = (values) => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
+// The greatest of the values whose token has a place. A token of the model's prompt has none.
+function bestOf(data, values) {
+  const step = data.kind === "text" || data.kind === "none" ? 2 : 4;
+  let best = -1;
+  for (let i = 0; i < data.count; i += 1) if (data.places[step * i] >= 0 && (best < 0 || values[i] > values[best])) best = i;
+  return Math.max(best, 0);
+}
 
 // Words of a text, with the greatest value of the tokens in them (or the sum, if the values are parts of the score).
 // Scripts without spaces have no words, so a long "word" is divided into its tokens.
@@ -452,7 +458,7 @@ export class Why {
   }
 
   words(picture) {
-    const best = bestOf(picture.values);
+    const best = bestOf(this.data, picture.values);
     const name = this.active ? `“${this.active.name}”` : "The question";
     return `${name} matches best: ${this.place(best)}, ${number(picture.values[best], 2)}`;
   }
@@ -542,7 +548,7 @@ export class Why {
     if (!by || this.data.kind === "text") return;
     event.preventDefault();
     event.stopPropagation();
-    const start = this.read ?? bestOf(this.picture().values);
+    const start = this.read ?? bestOf(this.data, this.picture().values);
     const [l, t, r, b] = this.data.places.subarray(4 * start, 4 * start + 4);
     const clamp = (value) => Math.min(0.9999, Math.max(0, value));
     this.readPlace(clamp((l + r) / 2 + by[0] * (r - l)), clamp((t + b) / 2 + by[1] * (b - t)));
@@ -575,6 +581,8 @@ export class Why {
     const [width, height] = [image.naturalWidth, image.naturalHeight];
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
+    // A tall page stays in the window.
+    canvas.style.setProperty("max-width", `calc(78vh * ${(width / height).toFixed(4)})`);
     const pen = canvas.getContext("2d");
     const picture = this.picture();
     pen.globalCompositeOperation = "source-over";
