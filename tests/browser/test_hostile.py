@@ -53,17 +53,21 @@ def test_texts_names_and_metadata_are_text(hostile, window):
     assert page.locator("main img:not(.thumb), main script, main svg svg").count() == 0
 
 
-def test_marks_are_at_their_words_after_wide_characters(tmp_path, minilm, window):
+@pytest.fixture
+def wide(tmp_path, minilm):
     index = SmartIndex.create(tmp_path / "wide.index", minilm)
     index.add([Document("wide", f"{TEXTS['emoji']} and a bearing")])
     with server({"wide": index}) as client:
-        watched = window(client)
-        page = watched.open()
-        page.wait_for_selector("#question")
-        watched.search("bearing")
-        page.wait_for_selector(".why mark")
-        assert [mark.inner_text() for mark in page.locator(".why mark").all()] == ["bearing"]
-        watched.check()
+        yield client
+
+
+def test_marks_are_at_their_words_after_wide_characters(wide, window):
+    watched = window(wide)
+    page = watched.open()
+    page.wait_for_selector("#question")
+    watched.search("bearing")
+    page.wait_for_selector(".why mark")
+    assert [mark.inner_text() for mark in page.locator(".why mark").all()] == ["bearing"]
 
 
 @pytest.mark.parametrize(

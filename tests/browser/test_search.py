@@ -47,7 +47,7 @@ def test_journey(samples, window):
 
     page.locator(".chip.word", has_text="bearings").click()
     assert page.locator(".why mark.l5").first.inner_text() == "bearings"
-    assert "tok=1" in page.url
+    watched.wait("location.hash.includes('tok=1') && !location.hash.includes('w=')")
     assert "“bearings” matches best: bearings, 0.7" in page.inner_text(".page figcaption")
     painted = page.evaluate(
         """() => {

@@ -417,7 +417,7 @@ document.addEventListener("keydown", (event) => {
     showKeys();
   } else if (shown().key?.(event, state, actions)) event.preventDefault();
 });
-window.addEventListener("hashchange", addressChanged);
+// It comes for a changed fragment, too.
 window.addEventListener("popstate", addressChanged);
 window.addEventListener("unhandledrejection", (event) => actions.toast(`The page has an error: ${String(event.reason?.message ?? event.reason)}`, "bad"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.dispatchEvent(new Event("themechange")));
