@@ -118,7 +118,12 @@ def window(chromium, request):
             " event => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`))"
         )
         page.on("pageerror", lambda error: watched.wrong.append(f"error: {error}"))
-        page.on("console", lambda message: message.type == "error" and watched.wrong.append(f"console: {message.text}"))
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error" and watched.wrong.append(f"console: {message.text} {message.location['url']}")
+            ),
+        )
         page.on("dialog", lambda dialog: (watched.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda sent: watched.requests.append(sent.url))
         contexts.append((context, watched))

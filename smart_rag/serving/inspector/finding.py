@@ -55,7 +55,7 @@ def finding_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
         ``mode`` says which they are: ``all`` documents; the ``candidates`` of two stages; or the ``best`` of all
         documents by each score. In the last case, ``last`` are the lowest scores among the best by each score.
         """
-        served.check_hits("candidates", body.candidates)
+        body = body.model_copy(update={"candidates": min(body.candidates, served.most_hits)})
         stopwatch = Stopwatch()
         with stopwatch.measure("encode"):
             encoded = await kept.encoded(body.question)
@@ -85,7 +85,7 @@ def _found(
     if mode == "best":
         hits, last = _best(index, body, encoded, stopwatch)
     else:
-        top_k = min(body.candidates, most) if mode == "candidates" else max(count, 1)
+        top_k = body.candidates if mode == "candidates" else max(count, 1)
         (hits,) = index.search_many(
             [content],
             top_k,
@@ -101,6 +101,7 @@ def _found(
         "mode": mode,
         "stage": stage,
         "documents": count,
+        "limit": most,
         "last": last,
         "weights": list(index.manifest.weights),
         "weighting": body.weighting or index.manifest.config.weighting,

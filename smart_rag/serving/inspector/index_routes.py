@@ -42,12 +42,8 @@ def index_routes(served: ServedIndex) -> APIRouter:
 
     @router.put("/weights")
     async def weights(body: WeightsBody) -> Response:
-        """Give the index new weights, which every program then uses."""
-
-        def write(index: SmartIndex) -> None:
-            index.set_weights((body.weights[0], body.weights[1]))
-
-        await served.write(write)
+        """Give the index new weights. Other programs, and other workers, use them when they open the index again."""
+        await served.set_weights((body.weights[0], body.weights[1]))
         return answer({"weights": list(served.index.manifest.weights)})
 
     return router

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from smart_rag.config import DEFAULT_IMAGE_PIXELS, Weighting
 from smart_rag.embeddings.representation import Representation
+from smart_rag.errors import DocumentError
 from smart_rag.files.content import open_image
 from smart_rag.index.queries import checked_queries
 from smart_rag.serving.problems import Refused
@@ -107,8 +108,7 @@ class KeptQueries:
         """Keep the image in ``data``, and return its name.
 
         Raises:
-            Refused: it is in no format that browsers show.
-            DocumentError: it cannot be read.
+            Refused: it cannot be read, or it is in no format that browsers show.
         """
         suffix = next((end for beginning, end in _BEGINNINGS if data.startswith(beginning)), None)
         if suffix is None:
@@ -123,4 +123,7 @@ def _opened(data: bytes, suffix: str) -> Any:
     with tempfile.TemporaryDirectory(prefix="smart_rag_question_") as folder:
         path = Path(folder) / f"image{suffix}"
         path.write_bytes(data)
-        return open_image(path, DEFAULT_IMAGE_PIXELS)
+        try:
+            return open_image(path, DEFAULT_IMAGE_PIXELS)
+        except DocumentError as error:
+            raise Refused(422, str(error).replace(str(path), "the image")) from error

@@ -2,7 +2,7 @@
 import { html, nothing, render, svg } from "./lit-html.js";
 import { imageUrl, Problem } from "./api.js";
 import { problemBox } from "./parts.js";
-import { certain, rankings, scoreOf, snippet } from "./ranking.js";
+import { certain, rankings, snippet } from "./ranking.js";
 import { countText, memory, plural, scoreText, shortName, timeText } from "./state.js";
 import { readMatches, Why } from "./why.js";
 
@@ -312,7 +312,7 @@ function controls(state, actions) {
     </div>
     <div class="settings">
       <label class="setting">candidates
-        <input type="range" min="10" max="1000" step="10" .value=${String(candidatesOf(state))} ?disabled=${mode === "all"} aria-valuetext=${mode === "all" ? `all ${own.found.documents} documents are scored` : String(candidatesOf(state))} @input=${(event) => setCandidates(event, state, actions)}>
+        <input type="range" min="10" max=${own.found?.limit ?? 1000} step="10" .value=${String(candidatesOf(state))} ?disabled=${mode === "all"} aria-valuetext=${mode === "all" ? `all ${own.found.documents} documents are scored` : String(candidatesOf(state))} @input=${(event) => setCandidates(event, state, actions)}>
         <output class="number">${mode === "all" ? "all" : countText(candidatesOf(state))}</output></label>
       <label class="setting">hits <select @change=${(event) => set(state, actions, { k: Number(event.target.value) })}>${[...new Set([5, 10, 20, 50, topOf(state)])].sort((a, b) => a - b).map((k) => html`<option value=${k} ?selected=${k === topOf(state)}>${k}</option>`)}</select></label>
       <details class="more"><summary>More</summary><div class="more-box card">
@@ -468,12 +468,10 @@ function rowTemplate(row, column, state, actions) {
   const most = weights[0] + weights[1];
   const isChosen = hit.id === state.values.hit;
   const name = nameOf(hit);
-  const score = column === "hybrid" ? scoreOf(hit, weights) : hit[column];
-  const spoken = `${row.rank}, ${name}${hit.page ? `, page ${hit.page}` : ""}, score ${scoreText(score)}, ${moved.spoken}`;
   const ranks = own.ranks.ranks;
   const suffix = /\.([a-z0-9]{1,4})$/i.exec(name)?.[1] ?? "txt";
-  return html`<button class="hit ${isChosen ? "chosen" : ""}" data-id=${hit.id} aria-label=${spoken} aria-current=${isChosen ? "true" : nothing} @click=${() => choose(state, actions, hit.id)}>
-    <span class="rank number">${row.rank}<small class="move ${moved.kind}" title=${moved.spoken}>${moved.sign}</small></span>
+  return html`<button class="hit ${isChosen ? "chosen" : ""}" data-id=${hit.id} aria-current=${isChosen ? "true" : nothing} @click=${() => choose(state, actions, hit.id)}>
+    <span class="rank number">${row.rank}<small class="move ${moved.kind}" title=${moved.spoken} aria-hidden="true">${moved.sign}</small><span class="unseen">${moved.spoken}</span></span>
     ${hit.image ? html`<img class="thumb" loading="lazy" alt="" src=${imageUrl(state.db, hit.id, THUMB)}>` : html`<span class="thumb sign" aria-hidden="true">${suffix.toLowerCase()}</span>`}
     <span class="body">
       <span class="name"><bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}${hit.unread ? html`<small class="wrong"> unread</small>` : nothing}</span>
@@ -672,7 +670,7 @@ function resetWeights(state, actions) {
 
 async function saveWeights(state, actions) {
   const weights = weightsOf(state);
-  const text = `Searches of this index will use pooled ${weights[0]} and late ${weights[1]} from now on, by every program.`;
+  const text = `Searches of this index will use pooled ${weights[0]} and late ${weights[1]}. Programs that have it open use them when they open it again.`;
   if (!(await actions.confirm({ title: "Save these weights?", text, button: "Save" }))) return;
   try {
     await actions.api.put(actions.path("/inspector/weights"), { weights });
