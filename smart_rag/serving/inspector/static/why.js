@@ -377,12 +377,13 @@ export class Why {
     const length = this.data.text.length;
     if (length <= LONG) return [0, length];
     if (this.shown) return [0, Math.min(length, this.shown)];
-    let best = 0;
-    let most = -1;
-    for (const { start } of marks) {
-      const sum = marks.reduce((total, mark) => total + (mark.start >= start && mark.stop <= start + SHOWN ? mark.level ** 2 : 0), 0);
-      if (sum > most) [best, most] = [start, sum];
-    }
+    let [best, most, sum, last] = [0, -1, 0, 0];
+    marks.forEach((mark, first) => {
+      for (; last < marks.length && marks[last].stop <= mark.start + SHOWN; last += 1) sum += marks[last].level ** 2;
+      if (sum > most) [best, most] = [mark.start, sum];
+      if (last > first) sum -= mark.level ** 2;
+      else last = first + 1;
+    });
     const start = Math.max(0, Math.min(best - 60, length - SHOWN));
     return [start, start + SHOWN];
   }
@@ -422,7 +423,7 @@ export class Why {
     return html`<details class="adding" ?open=${this.isOpen ?? true} @toggle=${(event) => { this.isOpen = event.target.open; }}>
       <summary>How the late score adds up</summary>
       <div class="scroll"><table>
-        <thead><tr><th scope="col">${this.options.split ? "token" : "word"}</th><th scope="col">matches</th><th scope="col" class="number">similarity</th><th scope="col" class="number">× weight</th><th scope="col" class="number">sum</th></tr></thead>
+        <thead><tr><th scope="col">${this.options.split ? "token" : "word"}</th><th scope="col">matches</th><th scope="col" class="number">similarity</th><th scope="col" class="number">adds</th><th scope="col" class="number">so far</th></tr></thead>
         <tbody>${groups.map((group) => {
           sum += group.part;
           const strongest = group.tokens.reduce((a, b) => (this.data.tokens[b].similarity > this.data.tokens[a].similarity ? b : a));
