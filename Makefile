@@ -33,9 +33,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard integrations/*/pyp
 demo: install
 	$(BIN)/smart-rag demo
 
-# Two files at a time, each with one thread: tiny models and small indexes gain nothing from more.
+# Two files at a time, each with one thread: tiny models and small indexes gain nothing from more. The tests start
+# hundreds of processes, which would compile the package each time if they could not keep what they compile.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: install test-lowest
 	$(BIN)/python -m pytest -m ""

@@ -1,11 +1,15 @@
 """Throughput of `smart-rag serve`: 32 clients at the same time, and one request at a time, in turn.
 
-python benchmarks/serve.py DATASET_DIR [--clients N] [--seconds S] [--rounds N] [--folder DIR] [--json FILE]
+python benchmarks/serve.py DATASET_DIR [--clients N] [--seconds S] [--rounds N] [--minutes N] [--folder DIR]
+    [--json FILE]
 
 The clients are in another process than the server, and each keeps its connection. "Encoding" is `/v1/embeddings` with
 one query, "short encoding" the same with its first five words, and "search" is `/search` with the defaults. A round
 measures all of them, alone and together, so the ratios of a round are of the same moment. The clients share the cores
 of the machine with the server.
+
+With ``--minutes N``, a quarter of the clients then send queries to encode, and the others searches, for N minutes. The
+resident memory of the server is measured after each minute.
 """
 
 from __future__ import annotations
@@ -25,11 +29,15 @@ from itertools import count
 from pathlib import Path
 from statistics import quantiles
 
+import psutil
 from report import publish, spread
 from tqdm import tqdm
 
 from smart_rag import SmartEncoder, SmartIndex
 from smart_rag.evaluation import load_dataset
+
+# The path of each kind of request, and a function that makes its body from a query.
+Requests = dict[str, tuple[str, Callable[[str], object]]]
 
 
 def main() -> None:
@@ -38,13 +46,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=int, default=0, help="of load, in which the memory is measured")
     parser.add_argument("--folder", type=Path, help="folder of the index, which is created if missing")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
     dataset = load_dataset(arguments.dataset)
     queries = list(dataset.queries.values())
-    requests: dict[str, tuple[str, Callable[[str], object]]] = {
+    requests: Requests = {
         "encoding": ("/v1/embeddings", lambda query: {"input": query, "input_type": "query"}),
         "short encoding": (
             "/v1/embeddings",
@@ -76,14 +85,37 @@ def main() -> None:
                             p50, p95 = quantiles(times, n=20)[9], quantiles(times, n=20)[18]
                             rows.setdefault(f"{what}, {who}: p50, ms", []).append(p50)
                             rows.setdefault(f"{what}, {who}: p95, ms", []).append(p95)
+                memory = [
+                    (asyncio.run(mixed_load(address[0], requests, queries, arguments.clients)), resident(server.pid))[1]
+                    for _ in tqdm(range(arguments.minutes), desc="minutes of load")
+                ]
             finally:
                 server.terminate()
+    if len(memory) > 2:
+        rows["resident memory, MB, after minute 2"] = [memory[1]]
+        rows[f"resident memory, MB, after minute {len(memory)}"] = [memory[-1]]
+        rows["resident memory at the end / after minute 2"] = [memory[-1] / memory[1]]
     publish(
         f"{arguments.clients} clients of a server over {len(dataset.documents)} documents of {arguments.dataset.name}",
         {name: spread(values) for name, values in rows.items()},
         arguments.json,
         load=os.getloadavg(),
     )
+
+
+async def mixed_load(
+    address: str, requests: Requests, queries: Sequence[str], clients: int, seconds: float = 60.0
+) -> None:
+    """Send queries to encode by a quarter of the clients, and searches by the others, at the same time."""
+    shares = {"search": clients - clients // 4, "encoding": clients // 4}
+    loads = (load(address, *requests[what], queries, share, seconds) for what, share in shares.items())
+    await asyncio.gather(*loads)
+
+
+def resident(pid: int) -> float:
+    """Return the resident memory of a process and of those that it started, in MB."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / 1e6
 
 
 # `httpx` would take as much of the processor for a request as the server does.

@@ -45,6 +45,7 @@ OWNERS = {
     "lmdb": {"store"},
     "lxml": {"files"},
     "matplotlib": {"evaluation", "training"},
+    "mcp": {"serving"},
     "mteb": {"evaluation"},
     "numba": {"scoring"},
     "olefile": {"files"},

@@ -9,8 +9,8 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-# The integrations have tests of their own for what these show.
-SLOW = ("02_swap_into_llama_index", "03_swap_into_langchain")
+# The integrations and the trainer have tests of their own for what these show.
+SLOW = ("02_swap_into_llama_index", "03_swap_into_langchain", "05_train_an_adapter")
 
 
 def test_the_notebooks_are_there():

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, upkeep, write
 from smart_rag.cli.console import err, on_terminal, out
-from smart_rag.cli.serve import inspect, serve
+from smart_rag.cli.serve import inspect, mcp, serve
 from smart_rag.errors import SmartRagError
 
 # Commands that go on where an interrupted run stopped.
@@ -52,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "ask": read.ask,
     "serve": serve,
     "inspect": inspect,
+    "mcp": mcp,
     "eval": measure.evaluate,
     "compare": measure.compare,
     "tune": measure.tune,

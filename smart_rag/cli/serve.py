@@ -1,12 +1,13 @@
-"""The commands serve and inspect."""
+"""The commands serve, inspect and mcp."""
 
 from __future__ import annotations
 
 import threading
 import webbrowser
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -15,23 +16,24 @@ from smart_rag.cli import display
 from smart_rag.cli.console import out
 from smart_rag.cli.opening import open_index
 from smart_rag.cli.options import Adapter, BaseModel, Device, MovedModel, SourcePaths, Trusted
-from smart_rag.errors import InvalidInput
+from smart_rag.errors import InvalidInput, MissingExtra
 from smart_rag.paths import absolute
 from smart_rag.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from smart_rag.index.smart_index import SmartIndex
 
 _DEFAULT_NAME = "default"
 _DEFAULTS = ServerSettings(token=None)
 
+Folders = Annotated[
+    list[str],
+    typer.Option("--db", metavar="[NAME=]DIR", help="Folder of an index. With several, each needs a name."),
+]
+
 
 def serve(
-    db: Annotated[
-        list[str],
-        typer.Option(
-            "--db",
-            metavar="[NAME=]DIR",
-            help="Folder of an index. With several, each needs a name; its address is /indexes/NAME.",
-        ),
-    ],
+    db: Folders,
     host: Annotated[
         str, typer.Option(metavar="H", help="Address to listen on. Others than loopback need a token.")
     ] = _DEFAULTS.host,
@@ -77,6 +79,9 @@ def serve(
     shutdown_seconds: Annotated[
         float, typer.Option(min=0, metavar="S", help="Seconds that running requests have to end after Ctrl-C.")
     ] = _DEFAULTS.shutdown_seconds,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Also answer assistants at /mcp, by the Model Context Protocol.")
+    ] = _DEFAULTS.mcp,
     model: MovedModel = None,
     base_model: BaseModel = None,
     adapter: Adapter = None,
@@ -86,16 +91,13 @@ def serve(
 ) -> None:
     """Answer searches by HTTP, for programs in any language.
 
-    If the environment variable SMART_RAG_TOKEN is set, clients must send it as "Authorization: Bearer TOKEN". The
-    address /openapi.json describes all requests.
+    With several indexes, the address of each is /indexes/NAME. If the environment variable SMART_RAG_TOKEN is set,
+    clients must send it as "Authorization: Bearer TOKEN". The address /openapi.json describes all requests.
     """
     from smart_rag.serving import serve as start
 
     folders = _folders(db)
-    of_model: dict[str, Any] = {"base_model": base_model, "adapter": adapter}
-    if len(folders) > 1 and (model is not None or any(of_model.values())):
-        raise typer.BadParameter("--model, --base-model and --adapter are for a single index")
-    options = {**of_model, "device": device, "trust_remote_code": trust_remote_code}
+    openers = _openers(folders, model, base_model, adapter, device, trust_remote_code, sources)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -111,6 +113,7 @@ def serve(
         body_seconds=body_seconds,
         write_seconds=write_seconds,
         shutdown_seconds=shutdown_seconds,
+        mcp=mcp,
     )
 
     def started(address: str) -> None:
@@ -118,15 +121,11 @@ def serve(
         out.print(f"{shown} at {address}; Ctrl-C ends it", soft_wrap=True)
         out.file.flush()  # into a pipe, Python would write it much later
 
-    openers = {name: partial(open_index, folder, model, sources=sources, **options) for name, folder in folders.items()}
     start(openers, settings, started)
 
 
 def inspect(
-    db: Annotated[
-        list[str],
-        typer.Option("--db", metavar="[NAME=]DIR", help="Folder of an index. With several, each needs a name."),
-    ],
+    db: Folders,
     port: Annotated[int, typer.Option(min=0, max=65_535, metavar="P", help="Port; 0 for a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     model: MovedModel = None,
@@ -142,11 +141,7 @@ def inspect(
     """
     from smart_rag.serving import serve as start
 
-    folders = _folders(db)
-    of_model: dict[str, Any] = {"base_model": base_model, "adapter": adapter}
-    if len(folders) > 1 and (model is not None or any(of_model.values())):
-        raise typer.BadParameter("--model, --base-model and --adapter are for a single index")
-    options = {**of_model, "device": device, "trust_remote_code": trust_remote_code, "sources": sources}
+    openers = _openers(_folders(db), model, base_model, adapter, device, trust_remote_code, sources)
     settings = ServerSettings(port=port)
 
     def started(address: str) -> None:
@@ -158,7 +153,47 @@ def inspect(
         if browser:  # a browser in the terminal ends only when it is closed
             threading.Thread(target=webbrowser.open, args=[f"{address}/"], daemon=True).start()
 
-    start({name: partial(open_index, folder, model, **options) for name, folder in folders.items()}, settings, started)
+    start(openers, settings, started)
+
+
+def mcp(
+    db: Folders,
+    allow_add: Annotated[
+        Path | None,
+        typer.Option("--allow-add", metavar="DIR", help="The assistant may add files below this folder to the index."),
+    ] = None,
+    model: MovedModel = None,
+    base_model: BaseModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    sources: SourcePaths = None,
+) -> None:
+    """Let an assistant search, by the Model Context Protocol. The assistant starts this command itself."""
+    try:
+        from smart_rag.serving.mcp import serve_stdio
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "mcp", "mcp", "smart-rag mcp") from error
+
+    openers = _openers(_folders(db), model, base_model, adapter, device, trust_remote_code, sources)
+    serve_stdio(openers, None if allow_add is None else absolute(allow_add))
+
+
+def _openers(
+    folders: Mapping[str, Path],
+    model: str | None,
+    base_model: str | None,
+    adapter: Path | None,
+    device: str | None,
+    trust_remote_code: bool,
+    sources: list[Path] | None,
+) -> dict[str, Callable[[], SmartIndex]]:
+    """Return a function for each folder that opens the index in it."""
+    of_model: dict[str, Any] = {"base_model": base_model, "adapter": adapter}
+    if len(folders) > 1 and (model is not None or any(of_model.values())):
+        raise typer.BadParameter("--model, --base-model and --adapter are for a single index")
+    options = {**of_model, "device": device, "trust_remote_code": trust_remote_code}
+    return {name: partial(open_index, folder, model, sources=sources, **options) for name, folder in folders.items()}
 
 
 def _folders(given: list[str]) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -36,9 +36,14 @@ def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, met
     all_served = [ServedIndex(name, index, settings, metrics) for name, index in indexes.items()]
     names = {served.index.path: served.name for served in all_served}
 
+    endpoints = [_mcp_endpoint(all_served, settings)] if settings.mcp else []
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as stack:
+            for endpoint in endpoints:
+                await stack.enter_async_context(endpoint.running())
+            yield
         for served in all_served:
             await in_reader_thread(served.index.close)
 
@@ -47,6 +52,7 @@ def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, met
     app.add_api_route("/indexes", _names(all_served), methods=["GET"])
     app.add_api_route("/health", _health(all_served), methods=["GET"])
     app.add_api_route("/metrics", _metrics(all_served, metrics), methods=["GET"])
+    app.router.routes.extend(endpoint.route for endpoint in endpoints)
     for i, served in enumerate(all_served):
         for prefix in ["", f"/indexes/{served.name}"] if i == 0 else [f"/indexes/{served.name}"]:
             for router in (routes(served), compatible_routes(served)):
@@ -67,6 +73,12 @@ def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, met
         app.add_exception_handler(kind, of_error)
     app.add_exception_handler(RequestValidationError, of_body)
     return Gate(app, settings, metrics, names)
+
+
+def _mcp_endpoint(all_served: list[ServedIndex], settings: ServerSettings) -> Any:
+    from smart_rag.serving.mcp.endpoint import Endpoint
+
+    return Endpoint({served.name: served for served in all_served}, settings)
 
 
 def _names(all_served: list[ServedIndex]) -> Any:

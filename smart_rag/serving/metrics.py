@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 _OF_INDEX = re.compile(r"/indexes/[^/]+(?=/)")
 _ROUTES = (
     *("/search", "/search_many", "/rerank", "/v1/rerank", "/v1/embeddings", "/documents", "/documents/{id}"),
-    *("/images/{id}", "/info", "/indexes", "/health", "/metrics", "/openapi.json", "other"),
+    *("/images/{id}", "/info", "/indexes", "/health", "/metrics", "/openapi.json", "/mcp", "other"),
 )
 _STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 421, 422, 500, 501, 503, 507, 0)  # 0 for any other
 # Upper bounds in seconds. Prometheus adds them up.

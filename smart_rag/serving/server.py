@@ -42,7 +42,7 @@ def serve(
 
     Raises:
         InvalidInput: there is no index, a name cannot be part of an address, or the port is in use.
-        MissingExtra: the extra ``serve`` is not installed.
+        MissingExtra: the extra ``serve`` is not installed, or ``mcp`` is asked for and not installed.
         IndexNotFound, ModelNotFound, NotTrusted, IndexMismatch: an index cannot be used.
     """
     settings = settings or ServerSettings()
@@ -53,6 +53,11 @@ def serve(
         from uvicorn.supervisors import Multiprocess
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "fastapi", "serve", "smart-rag serve") from error
+    if settings.mcp:
+        try:
+            import mcp  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtra("mcp", "mcp", "smart-rag serve --mcp") from error
     with ExitStack() as stack:
         listening = stack.enter_context(_listening(settings))
         folder = None

@@ -43,6 +43,7 @@ class ServerSettings:
         body_seconds: seconds in which the body of a request must arrive.
         write_seconds: seconds that a write waits while another process writes to the index.
         shutdown_seconds: seconds that running requests have to end when the server is stopped.
+        mcp: whether assistants are answered at ``/mcp``, by the Model Context Protocol. It needs the extra ``mcp``.
 
     Raises:
         InvalidInput: a setting cannot be used, or the address needs a token.
@@ -63,6 +64,7 @@ class ServerSettings:
     body_seconds: float = 30.0
     write_seconds: float = 5.0
     shutdown_seconds: float = 30.0
+    mcp: bool = False
 
     def __post_init__(self) -> None:
         for name in (*("workers", "max_items", "max_query_length", "max_hits", "max_concurrency", "max_batch"),):

@@ -29,6 +29,7 @@ def library(command):
     from smart_rag.evaluation.paper.evaluation import evaluate_published
     from smart_rag.files import limits
     from smart_rag.serving import ServerSettings
+    from smart_rag.serving.mcp import serve_stdio
 
     return {
         "index": [SmartEncoder, SmartIndex.add_files, IndexConfig, limits],
@@ -39,6 +40,7 @@ def library(command):
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
         "serve": [SmartEncoder, SmartIndex.open, ServerSettings],
+        "mcp": [SmartEncoder, SmartIndex.open, serve_stdio],
         "sources": [SmartIndex.add_files],
         "delete": [SmartIndex.delete],
         "verify": [SmartIndex.verify],

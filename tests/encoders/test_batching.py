@@ -189,7 +189,9 @@ def test_several_devices_give_the_numbers_of_one(models, minilm):
     assert both.fingerprint == minilm.fingerprint
 
 
-@pytest.mark.parametrize("name", ["float16", "int8", "2bit", "1bit", "balanced"])
+@pytest.mark.parametrize(
+    "name", ["int8", "2bit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float16", "1bit", "balanced"))]
+)
 def test_tokens_are_coded_on_the_device(minilm, name):
     """Codes equal those that the codec makes of the token embeddings; pooled embeddings and ids are the same."""
     embeddings, coded = minilm.encode_document(TEXTS), minilm.encode_document(TEXTS, codec=name)

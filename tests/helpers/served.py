@@ -87,7 +87,7 @@ def words_program(folder, workers):
 
 
 def serve_words(folder, workers):
-    settings = ServerSettings(port=0, workers=workers, token=None)
+    settings = ServerSettings(port=0, workers=workers, token=None, mcp=True)
     serve({"words": partial(SmartIndex.open, folder, Failing())}, settings, lambda url: print(f"{url};", flush=True))
 
 

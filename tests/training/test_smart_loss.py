@@ -1,6 +1,7 @@
 """Loss of fine-tuning, with gradients, against plain loops over the models' outputs; batches of the collator."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -104,8 +105,13 @@ def gradients(encoder, loss):
     return {name: of.grad.clone() for name, of in encoder.model.named_parameters() if of.grad is not None}
 
 
-@pytest.mark.parametrize("objective", ["pooled", "late", "hybrid"])
-@pytest.mark.parametrize("part_size", [None, 1, 4])
+@pytest.mark.parametrize(
+    ("objective", "part_size"),
+    [
+        pytest.param(*both, marks=[pytest.mark.slow] * (both not in (("pooled", 1), ("late", None), ("hybrid", 4))))
+        for both in product(("pooled", "late", "hybrid"), (None, 1, 4))
+    ],
+)
 def test_loss_and_gradients_are_those_of_plain_loops(encoder, objective, part_size):
     """Also for a batch that is cut into parts, with gradient caching."""
     data = some_data(40)

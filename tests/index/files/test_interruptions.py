@@ -25,7 +25,9 @@ def story(first: int, stop: int) -> str:
     return " ".join(f"Sentence number {i} says {i * i}." for i in range(first, stop))
 
 
-@pytest.mark.parametrize("change", ["new", "longer", "shorter", "other"])
+@pytest.mark.parametrize(
+    "change", ["new", "shorter", *(pytest.param(one, marks=pytest.mark.slow) for one in ("longer", "other"))]
+)
 def test_an_interrupted_run_can_be_made_again(tmp_path, change):
     """Whatever was there before, and wherever it stops, the second run brings what one run would have."""
     folder = tmp_path / "docs"

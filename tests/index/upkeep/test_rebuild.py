@@ -64,7 +64,9 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith(" cut")) for name in DAMAGE]
+)
 def test_rebuilt(made, tmp_path, damage):
     shutil.copytree(made[0], tmp_path / "index")
     DAMAGE[damage](tmp_path / "index")

@@ -269,13 +269,13 @@ with SmartIndex.open(sys.argv[1], VocabularyEncoder()) as index:
 @pytest.mark.parametrize(
     ("function", "calls", "done"),
     [
-        ("write", 0, False),
+        pytest.param("write", 0, False, marks=pytest.mark.slow),
         ("commit", 0, False),
-        ("commit", 2, False),
+        pytest.param("commit", 2, False, marks=pytest.mark.slow),
         ("settle", 1, False),  # the rows of the second batch are there, but it is not finished
-        ("write", 1, False),
+        pytest.param("write", 1, False, marks=pytest.mark.slow),
         ("rmtree", 0, True),
-        ("rmtree", 2, True),
+        pytest.param("rmtree", 2, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_conversion_leaves_the_old_index_or_the_new_one(tmp_path, function, calls, done):

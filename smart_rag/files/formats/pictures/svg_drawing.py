@@ -34,6 +34,7 @@ _FONTS = {
     "sans_serif_family": ("Arial", "Helvetica", "Liberation Sans", "DejaVu Sans", "Noto Sans", "FreeSans", "Roboto"),
     "monospace_family": ("Courier New", "Liberation Mono", "DejaVu Sans Mono", "Noto Sans Mono", "FreeMono", "Menlo"),
 }
+_KINDS = ("font_family", "cursive_family", "fantasy_family", *_FONTS)
 _PROBE = f'<svg xmlns="{SVG}" width="20" height="20"><text y="18" font-size="20" font-family="%s">H</text></svg>'
 
 
@@ -119,14 +120,15 @@ def _fonts() -> dict[str, str]:
     usual = found["sans_serif_family"] or found["serif_family"] or found["monospace_family"]
     if not usual:
         return {}
-    kinds = ("font_family", "serif_family", "cursive_family", "fantasy_family", *found)
-    return {kind: found.get(kind) or usual for kind in kinds}
+    return {kind: found.get(kind) or usual for kind in _KINDS}
 
 
 def _is_installed(family: str) -> bool:
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_string=_PROBE % family)
+    # With fontconfig, each kind has a font that resvg takes for a family that is not there.
+    fonts: Any = dict.fromkeys(_KINDS, family)
+    data = resvg_py.svg_to_bytes(svg_string=_PROBE % family, **fonts)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         return image.getbbox() is not None
 
