@@ -1,6 +1,7 @@
 # make demo    set up and run the main job on the bundled sample documents
 # make test    the tests            make test-all  the slow ones too
 # make test-faults    damage, kills and full disks, many times
+# make test-browser   the inspector page in Chromium (the system's, or the program that CHROMIUM names)
 # make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
 # make test-python PYTHON=python3.13    the tests that need no torch, on another Python: two minutes
 # make test PYTHON=python3.13 VENV=.venv-3.13    all of them (torch takes gigabytes there)
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-faults test-lowest test-python lint bench docs pictures
+.PHONY: install demo test test-all test-faults test-browser test-lowest test-python lint bench docs pictures
 
 install: $(VENV)/.installed
 
@@ -43,6 +44,13 @@ test-all: install test-lowest
 
 test-faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m faults tests/faults
+
+# axe-core checks rules of accessibility. Without npm or a network, its tests are skipped.
+test-browser: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
+	-test -d $(VENV)/axe || { mkdir -p $(VENV)/axe.new && cd $(VENV)/axe.new && npm pack --silent axe-core@4.14.1 \
+		&& tar xzf axe-core-4.14.1.tgz && cd - && mv $(VENV)/axe.new $(VENV)/axe; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 # Over the newest packages, old frameworks without their dependencies. LangChain's own tests need its newest version.
 test-lowest: install

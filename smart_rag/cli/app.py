@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from smart_rag._version import __version__
 from smart_rag.cli import measure, read, train, upkeep, write
 from smart_rag.cli.console import err, on_terminal, out
-from smart_rag.cli.serve import mcp, serve
+from smart_rag.cli.serve import inspect, mcp, serve
 from smart_rag.errors import SmartRagError
 
 # Commands that go on where an interrupted run stopped.
@@ -51,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": read.search,
     "ask": read.ask,
     "serve": serve,
+    "inspect": inspect,
     "mcp": mcp,
     "eval": measure.evaluate,
     "compare": measure.compare,

@@ -1,11 +1,14 @@
-"""The commands serve and mcp."""
+"""The commands serve, inspect and mcp."""
 
 from __future__ import annotations
 
+import threading
+import webbrowser
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -117,6 +120,38 @@ def serve(
         shown = ", ".join(display.short_path(str(folder)) for folder in folders.values())
         out.print(f"{shown} at {address}; Ctrl-C ends it", soft_wrap=True)
         out.file.flush()  # into a pipe, Python would write it much later
+
+    start(openers, settings, started)
+
+
+def inspect(
+    db: Folders,
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="P", help="Port; 0 for a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    model: MovedModel = None,
+    base_model: BaseModel = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    trust_remote_code: Trusted = False,
+    sources: SourcePaths = None,
+) -> None:
+    """Look at an index in a browser: what each ranking finds, and what matched where.
+
+    Only this machine can open the page. The command serve has the same page, and takes more options.
+    """
+    from smart_rag.serving import serve as start
+
+    openers = _openers(_folders(db), model, base_model, adapter, device, trust_remote_code, sources)
+    settings = ServerSettings(port=port)
+
+    def started(address: str) -> None:
+        out.print(f"{address}; Ctrl-C ends it", soft_wrap=True)
+        if settings.token is not None and out.is_terminal:
+            # Not for the browser that is opened here: other users could read the command by which it starts.
+            out.print(f"signed in at once: {address}/#token={quote(settings.token, safe='')}", soft_wrap=True)
+        out.file.flush()
+        if browser:  # a browser in the terminal ends only when it is closed
+            threading.Thread(target=webbrowser.open, args=[f"{address}/"], daemon=True).start()
 
     start(openers, settings, started)
 

@@ -1363,12 +1363,21 @@ def _check_ids(ids: Sequence[str]) -> None:
 
 
 def scan_scores(
-    index: SmartIndex, queries: Representation, where: Where | None = None, *, weighting: Weighting | None = None
+    index: SmartIndex,
+    queries: Representation,
+    where: Where | None = None,
+    where_document: Where | None = None,
+    *,
+    weighting: Weighting | None = None,
 ) -> Iterator[Scores]:
-    """Yield, in blocks, the scores of every document of ``index`` that passes ``where``. The evaluation uses this."""
+    """Yield, in blocks, the scores of every document of ``index`` that passes the filters.
+
+    The evaluation and the inspector page use this.
+    """
     index._check_open()
     index._encoder.check(queries)
-    yield from replace(index._search(1, None, weighting), where=where).scan(queries)
+    search = replace(index._search(1, None, weighting), where=where, where_document=where_document)
+    yield from search.scan(queries)
 
 
 def encode_texts(index: SmartIndex, texts: Sequence[str]) -> Representation:

@@ -17,6 +17,9 @@ from smart_rag.index.smart_index import SmartIndex
 from smart_rag.serving.answers import answer
 from smart_rag.serving.compatible import compatible_routes
 from smart_rag.serving.gate import Gate
+from smart_rag.serving.inspector.page import page_routes
+from smart_rag.serving.inspector.routers import inspector_routers
+from smart_rag.serving.inspector.session import session_routes
 from smart_rag.serving.metrics import Metrics
 from smart_rag.serving.problems import problem_of, problem_of_body
 from smart_rag.serving.routes import routes
@@ -28,7 +31,7 @@ from smart_rag.threads import in_reader_thread
 def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, metrics: Metrics) -> Gate:
     """Return an ASGI application over ``indexes``, which it closes when it ends.
 
-    Each index has the address ``/indexes/NAME``. The first one also has the address ``/``.
+    Each index has the address ``/indexes/NAME``. The first one also answers without it. At ``/`` is the inspector page.
     """
     all_served = [ServedIndex(name, index, settings, metrics) for name, index in indexes.items()]
     names = {served.index.path: served.name for served in all_served}
@@ -54,6 +57,11 @@ def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, met
         for prefix in ["", f"/indexes/{served.name}"] if i == 0 else [f"/indexes/{served.name}"]:
             for router in (routes(served), compatible_routes(served)):
                 app.include_router(router, prefix=prefix, tags=[served.name])
+
+        for router in inspector_routers(served):
+            app.include_router(router, prefix=f"/indexes/{served.name}/inspector", include_in_schema=False)
+    app.include_router(page_routes())
+    app.include_router(session_routes(settings))
 
     async def of_error(request: Request, error: Any) -> Response:
         return problem_of(error, names)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -11,8 +13,9 @@ from starlette.types import Scope
 from smart_rag.serving.problems import Refused
 from smart_rag.serving.settings import ServerSettings, address_of, is_loopback
 
-# Programs that watch containers have no token, and learn nothing here.
-_OPEN = ("/health",)
+# Programs that watch containers have no token, and learn nothing here. Nor does who opens the page: it holds no data.
+_OPEN = ("/", "/health")
+_OPEN_BELOW = "/assets/"
 
 
 class Guard:
@@ -32,6 +35,7 @@ class Guard:
         if address_of(self._host) is None:
             self._names.add(self._host)
         self._token = None if settings.token is None else settings.token.encode()
+        self._cookie = "" if settings.token is None else cookie_value(settings.token)
 
     def check(self, scope: Scope) -> None:
         """Raise `Refused` unless the request in ``scope`` may be answered."""
@@ -44,17 +48,23 @@ class Guard:
                 "--allowed-hosts and this name",
             )
         self._check_site(scope, headers)
-        if self._token is None or scope["path"] in _OPEN:
+        if self._token is None or scope["path"] in _OPEN or scope["path"].startswith(_OPEN_BELOW):
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
+        if kind.lower() == "bearer":
+            is_known = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        else:
+            is_known = hmac.compare_digest(_cookie(scope, headers).encode("latin-1"), self._cookie.encode())
+        if not is_known:
             raise Refused(401, "this server needs a token; send the header Authorization: Bearer TOKEN")
 
     def _check_site(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Raise `Refused` if a browser sends the request for the page of another site."""
         origin = headers.get("origin")
         if origin is None:
-            if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
+            if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") and not _follows_link(
+                scope, headers
+            ):
                 raise Refused(403, "a page of another site may not use this server")
             return
         host, port = _split(origin.partition("://")[2] if origin.startswith(("http://", "https://")) else "")
@@ -66,6 +76,31 @@ class Guard:
         if host in self._foreign or (is_own and (known or loopback)):
             return
         raise Refused(403, "a page of another site may not use this server")
+
+
+def cookie_name(scope: Scope) -> str:
+    """Return the name of the cookie of a signed-in browser. Servers on several ports of one host share its cookies."""
+    return f"smart_rag_{(scope.get('server') or ('', 0))[1]}"
+
+
+def cookie_value(token: str) -> str:
+    """Return the value of the cookie. It is the same in all workers, and does not tell the token."""
+    return hmac.new(token.encode(), b"smart_rag browser session", hashlib.sha256).hexdigest()
+
+
+def _cookie(scope: Scope, headers: Mapping[str, str]) -> str:
+    """Return the value of the cookie in a request, or an empty text."""
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(cookie_name(scope))
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
+
+
+def _follows_link(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Return whether somebody opens the page by a link on another site. The page itself holds no data of an index."""
+    is_top = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return is_top and scope["method"] == "GET" and scope["path"] == "/"
 
 
 def _headers(scope: Scope) -> dict[str, str]:

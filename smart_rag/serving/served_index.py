@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from smart_rag.embeddings.representation import Representation
 from smart_rag.encoders.protocol import device_of
 from smart_rag.errors import IndexLocked
+from smart_rag.index.manifest import Manifest
 from smart_rag.index.queries import checked_queries
 from smart_rag.index.smart_index import SmartIndex, encode_texts
 from smart_rag.index.stopwatch import Stopwatch
@@ -136,6 +137,24 @@ class ServedIndex:
             IndexLocked: another process writes, and does not end for some seconds.
         """
         return await in_writer_thread(self._write, function)
+
+    async def set_weights(self, weights: tuple[float, float]) -> None:
+        """Set the weights of the index, and search with them from now on.
+
+        Raises:
+            InvalidInput, IndexLocked: as for `SmartIndex.set_weights` and `write`.
+        """
+
+        def write(index: SmartIndex) -> Manifest:
+            index.set_weights(weights)
+            return index.manifest
+
+        self.index.manifest = await self.write(write)  # an index that only reads does not look for new weights
+
+    @property
+    def most_hits(self) -> int:
+        """The largest number of hits that a request may ask for."""
+        return self._settings.max_hits
 
     def check_number(self, count: int, noun: str) -> None:
         """Raise `Refused` if a request has too many items. ``noun`` is what an item is."""

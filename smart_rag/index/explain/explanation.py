@@ -77,7 +77,7 @@ class Explanation:
         """
         shares: dict[Span | str, float] = {}
         for match in self.matches:
-            key = _word_of(self.query.text, match.query)
+            key = word_of(self.query.text, match.query)
             shares[key] = shares.get(key, 0.0) + self.weights[1] * match.weight * match.similarity
         return [(key if isinstance(key, str) else self.query.text[slice(*key)], share) for key, share in shares.items()]
 
@@ -203,7 +203,7 @@ class Explanation:
         words = self.words
         if token is not None:
             match = self.matches[token]
-            word = _word_of(self.query.text, match.query)
+            word = word_of(self.query.text, match.query)
             words = [(word if isinstance(word, str) else self.query.text[slice(*word)], match.similarity)]
         # The prompt adds much to every score. Compared with the prompt, all words would look pale.
         most = max((share for word, share in words if word != _PROMPT), default=0)
@@ -279,7 +279,7 @@ def _listed(maps: dict[int | None, NDArray[np.float32]]) -> str:
     return f"frames {min(frames)} to {max(frames)}" if frames else "an image"
 
 
-def _word_of(text: str, origin: TokenOrigin) -> Span | str:
+def word_of(text: str, origin: TokenOrigin) -> Span | str:
     """Return the word of the query at ``origin``. If there is no word, return a name such as ``[prompt]``."""
     if origin.box is not None:
         return _IMAGE if origin.frame is None else _VIDEO
