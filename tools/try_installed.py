@@ -39,7 +39,8 @@ for requirement in map(Requirement, requires("smart-rag")):
 # The files that are no code, and a search that needs no model.
 assert len(list(sample_folder().iterdir())) > 5
 assert sample_questions()
-tokens = [np.random.rand(7, 64), np.random.rand(5, 64)]
+random = np.random.default_rng(0)
+tokens = [random.standard_normal((7, 64)), random.standard_normal((5, 64))]
 vectors = Representation.from_embeddings([rows.mean(axis=0) for rows in tokens], tokens)
 documents = [Document("a", "One text."), Document("b", "Another.")]
 with (
