@@ -76,7 +76,7 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
             explainer = known or explainer_of(ranked)
             assert explainer is not None
             try:
-                found: Explanation | str = explainer.explain(ranked)
+                found: Any = explainer.explain(ranked)
             except EncoderError as error:
                 found = str(error)
             return packed(ranked, found), explainer
@@ -92,7 +92,7 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
 
         Each word is ``[start, stop, boxes]``, in UTF-16 units and as fractions of the page.
         """
-        return answer({"words": await served.read(lambda: _words(_document(served, body.id)))})
+        return answer({"words": await served.read(lambda: words_on_page(_document(served, body.id)))})
 
     return router
 
@@ -192,7 +192,8 @@ def _hit(one: Document) -> Hit:
     return Hit(one.id, one.text, dict(one.metadata), 0.0, 0.0, 0.0, 1, one.image, one.video)
 
 
-def _words(document: Document) -> list[list[Any]]:
+def words_on_page(document: Document | Hit) -> list[list[Any]]:
+    """Return where the words of a text stand on its page: ``[start, stop, boxes]`` of each. It may be empty."""
     page = document.image
     if not isinstance(page, PdfPage):
         return []
