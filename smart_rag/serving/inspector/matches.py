@@ -75,11 +75,7 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
             (ranked,) = served.index.rerank(content, [hit], weighting=body.weighting, encoded=encoded)
             explainer = known or explainer_of(ranked)
             assert explainer is not None
-            try:
-                found: Explanation | str = explainer.explain(ranked)
-            except EncoderError as error:
-                found = str(error)
-            return packed(ranked, found), explainer
+            return packed(ranked, _explanation(explainer, ranked)), explainer
 
         data, explainer = await served.read(explain)
         if explainer is not None:
@@ -95,6 +91,16 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
         return answer({"words": await served.read(lambda: _words(_document(served, body.id)))})
 
     return router
+
+
+def _explanation(explainer: Explainer, hit: Hit) -> Explanation | str:
+    """Return why ``hit`` was found, or why this cannot be said."""
+    try:
+        found = explainer.explain(hit)
+    except EncoderError as error:
+        return str(error)
+    assert isinstance(found, Explanation)
+    return found
 
 
 def packed(hit: Hit, explanation: Explanation | str) -> bytes:
