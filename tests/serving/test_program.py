@@ -41,12 +41,12 @@ def test_inspect_opens_the_page(own, tmp_path):
     browser, opened = tmp_path / "browser.sh", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" > "{opened}"\n')
     browser.chmod(0o755)
-    with inspector("--db", own, BROWSER=f"{browser} %s", SMART_RAG_TOKEN=TOKEN) as (process, client):
+    with inspector("--db", own, BROWSER=f"{browser} %s", SMART_RAG_TOKEN=TOKEN) as (_, client):
         assert wait_for(lambda: opened.exists() and opened.read_text()) == f"{client.base_url}/\n"
         assert "<title>smart_rag</title>" in client.get("/").text
         assert client.get("/info").status_code == 401
     opened.unlink()
-    with inspector("--db", own, "--no-browser", BROWSER=f"{browser} %s") as (process, client):
+    with inspector("--db", own, "--no-browser", BROWSER=f"{browser} %s") as (_, client):
         assert client.get("/info").json()["documents"] == 1
         assert not opened.exists()
 

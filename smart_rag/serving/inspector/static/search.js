@@ -31,6 +31,7 @@ const WAIT = 150; // ms from the last change of a slider to a request
 const own = {
   found: null, // the answer of the last search
   asked: null, // what it answers
+  query: "",
   stale: false, // a newer question failed
   problem: null,
   loading: false, // for longer than 200 ms
@@ -140,7 +141,7 @@ async function search(state, actions) {
   try {
     const found = await actions.api.post(actions.path("/inspector/search"), body, mine.signal);
     if (mine !== controller) return;
-    Object.assign(own, { found, asked: JSON.stringify(body), stale: false, problem: null, dropped: [] });
+    Object.assign(own, { found, query: body.query, asked: JSON.stringify(body), stale: false, problem: null, dropped: [] });
     cache = { hits: null, weights: "" };
     rank(state);
     const total = Object.values(found.milliseconds).reduce((sum, ms) => sum + ms, 0);
@@ -319,9 +320,11 @@ function controls(state, actions) {
         <label class="setting">first stage <select @change=${(event) => setAndSearch(state, actions, { stage: event.target.value === "auto" ? undefined : event.target.value })}>${["auto", "terms", "pooled", "exhaustive"].map((one) => html`<option ?selected=${one === (state.values.stage ?? "auto")}>${one}</option>`)}</select></label>
         <label class="setting">words count by <select @change=${(event) => setAndSearch(state, actions, { weighting: event.target.value || undefined })}>${[["", `the index (${state.info?.manifest?.config?.weighting ?? "idf"})`], ["idf", "rarity (idf)"], ["none", "the same (none)"], ["contrast", "contrast"]].map(([value, text]) => html`<option value=${value} ?selected=${value === (state.values.weighting ?? "")}>${text}</option>`)}</select></label>
         <form class="add-filter" @submit=${(event) => filterAdded(event, state, actions)}>
-          <label>Only hits whose <input name="key" list="known-keys" placeholder="source" size="10" required aria-label="Name of the metadata"></label>
+          <span>Only hits whose</span>
+          <input name="key" list="known-keys" placeholder="metadata" size="9" required aria-label="Name of the metadata">
           <datalist id="known-keys"><option value="source"></option><option value="page"></option><option value="text contains"></option>${Object.keys(own.matches?.metadata ?? {}).map((key) => html`<option value=${key}></option>`)}</datalist>
-          <label>is <input name="value" size="14" required aria-label="Value"></label>
+          <span>is</span>
+          <input name="value" placeholder="value" size="9" required aria-label="Value">
           <button class="button">Filter</button>
         </form>
       </div></details>
@@ -475,7 +478,7 @@ function rowTemplate(row, column, state, actions) {
     ${hit.image ? html`<img class="thumb" loading="lazy" alt="" src=${imageUrl(state.db, hit.id, THUMB)}>` : html`<span class="thumb sign" aria-hidden="true">${suffix.toLowerCase()}</span>`}
     <span class="body">
       <span class="name"><bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}${hit.unread ? html`<small class="wrong"> unread</small>` : nothing}</span>
-      <span class="text" dir="auto">${snippet(hit.text, state.values.q ?? "")}</span>
+      <span class="text" dir="auto">${snippet(hit.text, own.query)}</span>
       <span class="score-line number">${column === "hybrid"
         ? html`<strong>${scoreText(pooled + late)}</strong> = <span class="of pooled">${scoreText(pooled)}</span> + <span class="of late">${scoreText(late)}</span>`
         : html`<strong class="of ${column}">${scoreText(hit[column])}</strong>`}${isPhone() ? html`<small class="fine"> pooled ${ranks.pooled.get(hit.id)} · late ${ranks.late.get(hit.id)} · hybrid ${ranks.hybrid.get(hit.id)}</small>` : nothing}</span>

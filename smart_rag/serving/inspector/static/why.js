@@ -226,6 +226,7 @@ export class Why {
 
   draw() {
     if (!this.data) return;
+    this.current = this.data.cells ? this.picture() : null;
     render(this.template(), this.host);
     this.paint();
   }
@@ -233,7 +234,7 @@ export class Why {
   template() {
     const { data, context } = this;
     const groups = this.groups;
-    const picture = data.cells ? this.picture() : null;
+    const picture = this.current;
     return html`
       ${this.scores()}
       ${data.cells
@@ -323,7 +324,7 @@ export class Why {
 
   strip() {
     const { data } = this;
-    const values = this.picture().values;
+    const { values } = this.current;
     const best = new Map();
     data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, values[i])));
     const frames = [...best.keys()].sort((a, b) => a - b);
@@ -549,7 +550,7 @@ export class Why {
     if (!by || this.data.kind === "text") return;
     event.preventDefault();
     event.stopPropagation();
-    const start = this.read ?? bestOf(this.data, this.picture().values);
+    const start = this.read ?? bestOf(this.data, this.current.values);
     const [l, t, r, b] = this.data.places.subarray(4 * start, 4 * start + 4);
     const clamp = (value) => Math.min(0.9999, Math.max(0, value));
     this.readPlace(clamp((l + r) / 2 + by[0] * (r - l)), clamp((t + b) / 2 + by[1] * (b - t)));
@@ -585,7 +586,7 @@ export class Why {
     // A tall page stays in the window.
     canvas.style.setProperty("max-width", `calc(78vh * ${(width / height).toFixed(4)})`);
     const pen = canvas.getContext("2d");
-    const picture = this.picture();
+    const picture = this.current;
     pen.globalCompositeOperation = "source-over";
     pen.globalAlpha = 1;
     pen.filter = this.options.heat && this.data.kind !== "text" ? "grayscale(1)" : "none";
