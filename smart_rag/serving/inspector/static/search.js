@@ -478,7 +478,7 @@ function rowTemplate(row, column, state, actions) {
     ${hit.image ? html`<img class="thumb" loading="lazy" alt="" src=${imageUrl(state.db, hit.id, THUMB)}>` : html`<span class="thumb sign" aria-hidden="true">${suffix.toLowerCase()}</span>`}
     <span class="body">
       <span class="name"><bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}${hit.unread ? html`<small class="wrong"> unread</small>` : nothing}</span>
-      <span class="text" dir="auto">${snippet(hit.text, own.query)}</span>
+      <span class="text" dir="auto">${snippetOf(hit)}</span>
       <span class="score-line number">${column === "hybrid"
         ? html`<strong>${scoreText(pooled + late)}</strong> = <span class="of pooled">${scoreText(pooled)}</span> + <span class="of late">${scoreText(late)}</span>`
         : html`<strong class="of ${column}">${scoreText(hit[column])}</strong>`}${isPhone() ? html`<small class="fine"> pooled ${ranks.pooled.get(hit.id)} · late ${ranks.late.get(hit.id)} · hybrid ${ranks.hybrid.get(hit.id)}</small>` : nothing}</span>
@@ -487,6 +487,12 @@ function rowTemplate(row, column, state, actions) {
         : svg`<rect class="fill ${column}" width=${100 * Math.max(0, hit[column])} height="4"></rect>`}</svg>
     </span>
   </button>`;
+}
+
+const snippets = new WeakMap(); // of each hit, which belongs to one question
+function snippetOf(hit) {
+  if (!snippets.has(hit)) snippets.set(hit, snippet(hit.text, own.query));
+  return snippets.get(hit);
 }
 
 const items = new WeakMap(); // of each list: its rows by id

@@ -580,6 +580,10 @@ export class Why {
     }
     const image = this.loadedImage;
     if (!image) return;
+    // New weights change the numbers beside the page, and nothing on it.
+    const shown = JSON.stringify([this.data.id, this.hovered, this.pinned, this.options, this.frame, this.read, this.context.greatest, this.context.pageWords?.length, url]);
+    if (this.painted === canvas && this.paintedAs === shown && this.paintedData === this.data) return;
+    Object.assign(this, { painted: canvas, paintedAs: shown, paintedData: this.data });
     const [width, height] = [image.naturalWidth, image.naturalHeight];
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
