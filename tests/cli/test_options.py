@@ -15,7 +15,7 @@ from smart_rag.cli.app import app
 OWN = {
     *("db", "json", "help", "explain", "neighbours", "source", "dry_run", "force", "plot", "for", "report", "gone"),
     "per_query",
-    *("watch", "chroma", "collection", "options"),
+    *("watch", "chroma", "collection", "options", "browser"),
 }
 
 
@@ -40,6 +40,7 @@ def library(command):
         "tune": [SmartEncoder, tuner.tune, load_labels],
         "info": [SmartEncoder],
         "serve": [SmartEncoder, SmartIndex.open, ServerSettings],
+        "inspect": [SmartEncoder, SmartIndex.open, ServerSettings],
         "mcp": [SmartEncoder, SmartIndex.open, serve_stdio],
         "sources": [SmartIndex.add_files],
         "delete": [SmartIndex.delete],

@@ -25,6 +25,7 @@ from smart_rag.errors import EncoderError, IndexClosed, IndexMismatch, InvalidIn
 from smart_rag.files.formats import pdf
 from smart_rag.index.explain import pictures
 from smart_rag.index.explain.explanation import emphasis
+from smart_rag.index.explain.lettering import Lettering
 from smart_rag.types import Match, TokenOrigin
 
 TEXTS = {
@@ -355,7 +356,7 @@ def test_a_texts_picture_has_its_words_marked(index):
     marks = coloured(image)
     assert 0 < marks.mean() < 0.2
     # The marks are where the words are drawn: in the first line, "bearings" behind "The ".
-    before, word = pictures._width("The "), pictures._width("bearings")
+    before, word = Lettering(20).width("The "), Lettering(20).width("bearings")
     columns = np.flatnonzero(marks[: image.height // 3].any(axis=0))
     assert columns.min() == pytest.approx(12 + before, abs=4)
     assert marks[20, int(12 + before + 4) : int(12 + before + word - 4)].mean() > 0.5
@@ -369,7 +370,8 @@ def test_one_token_alone(index):
     alone, whole = (coloured(explanation.picture(token, legend=False)) for token in (token, None))
     assert 0 < alone.sum() < whole.sum()
     left, right = (
-        12 + pictures._width(text) for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
+        12 + Lettering(20).width(text)
+        for text in ("The bearings of the seawater ", "The bearings of the seawater pump")
     )
     columns = np.flatnonzero(alone.any(axis=0))
     assert (columns.min(), columns.max()) == pytest.approx((left, right), abs=4)
