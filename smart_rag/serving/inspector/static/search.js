@@ -477,7 +477,7 @@ function rowTemplate(row, column, state, actions) {
     <span class="rank number">${row.rank}<small class="move ${moved.kind}" title=${moved.spoken} aria-hidden="true">${moved.sign}</small><span class="unseen">${moved.spoken}</span></span>
     ${hit.image ? html`<img class="thumb" loading="lazy" alt="" src=${imageUrl(state.db, hit.id, THUMB)}>` : html`<span class="thumb sign" aria-hidden="true">${suffix.toLowerCase()}</span>`}
     <span class="body">
-      <span class="name"><bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}${hit.unread ? html`<small class="wrong"> unread</small>` : nothing}</span>
+      <span class="name">${hit.unread ? html`<small class="wrong" title="The model cannot read this text, so its scores say little">unread </small>` : nothing}<bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}</span>
       <span class="text" dir="auto">${snippetOf(hit)}</span>
       <span class="score-line number">${column === "hybrid"
         ? html`<strong>${scoreText(pooled + late)}</strong> = <span class="of pooled">${scoreText(pooled)}</span> + <span class="of late">${scoreText(late)}</span>`
