@@ -5,7 +5,11 @@
 # make test-lowest    the integrations, with the lowest versions of LlamaIndex and LangChain
 # make test-python PYTHON=python3.13    the tests that need no torch, on another Python: two minutes
 # make test PYTHON=python3.13 VENV=.venv-3.13    all of them (torch takes gigabytes there)
+# make docs    the documentation site, in build/site    make pictures    the pictures of README and docs
 # make lint    static checks        make bench DATA=DIR   speed, against a peer in the same run, on a BEIR folder
+# make dist    the wheels and source distributions of the last commit, in dist/
+# make dist-check    each wheel and each extra, alone in an empty environment: half an hour and 20 GB of cache
+# make repository URL=https://...    the address of the repository, in each file that names it
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +17,8 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export ANONYMIZED_TELEMETRY := False
 
-.PHONY: install demo test test-all test-faults test-browser test-lowest test-python lint bench
+.PHONY: install demo test test-all test-faults test-browser test-lowest test-python lint dist dist-check repository bench \
+	docs pictures
 
 install: $(VENV)/.installed
 
@@ -80,7 +85,33 @@ test-python:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --quiet --offline .github/workflows
+	! command -v actionlint > /dev/null || actionlint
 	$(BIN)/mypy
+
+# Only what is committed: a file that merely lies in the working directory is never published.
+DIST := $(VENV)-dist/bin
+dist:
+	$(PYTHON) -m venv $(VENV)-dist
+	$(DIST)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(DIST)/python -m pip install --quiet --constraint constraints.txt --group dist
+	rm -rf dist build/source && mkdir -p build/source
+	git archive HEAD | tar -x -C build/source
+	for folder in . integrations/langchain integrations/llama_index; do \
+		$(DIST)/python -m build --outdir dist build/source/$$folder > /dev/null || exit 1; \
+	done
+	$(DIST)/twine check --strict dist/*
+	$(DIST)/check-wheel-contents dist/*.whl
+
+dist-check: dist
+	$(DIST)/python tools/check_distributions.py dist
+
+REPOSITORY := $(shell sed -n 's/^Repository = "\(.*\)"$$/\1/p' pyproject.toml)
+repository:
+	@test -n "$(URL)" || { echo "usage: make repository URL=https://...; now it is $(REPOSITORY)"; exit 2; }
+	git grep -lzF "$(REPOSITORY)" | OLD="$(REPOSITORY)" NEW="$(URL)" xargs -0 perl -pi -e 's/\Q$$ENV{OLD}\E/$$ENV{NEW}/g'
 
 bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
@@ -90,3 +121,16 @@ bench: install
 	$(BIN)/python benchmarks/rerank_llama_index.py $(DATA)
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py --documents 1000,10000
+
+# The site in build/site: no network but for the installation, and no link or anchor that leads nowhere.
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/python tools/make_docs.py
+
+$(VENV)-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-docs/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
+pictures: install
+	$(BIN)/python tools/make_pictures.py

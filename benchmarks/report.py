@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,10 +46,25 @@ def show(
 
 
 def write(path: Path, **facts: Any) -> None:
-    """Write the ``facts`` of a run as JSON, with the machine and the versions."""
-    machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
-    path.write_text(json.dumps({**facts, "machine": machine, "versions": versions}, indent=2) + "\n", encoding="utf-8")
+    """Write the ``facts`` of a run as JSON, with the date, the command, the machine and the versions."""
+    run = {
+        **facts,
+        "date": date.today().isoformat(),
+        "command": command(sys.argv),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+    }
+    path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+def command(arguments: Sequence[str]) -> str:
+    """Return the command of a run without the folders of this machine.
+
+    >>> command(["/home/me/benchmarks/query.py", "/data/cranfield", "--queries", "50", "--json", "out/q.json"])
+    'python benchmarks/query.py cranfield --queries 50 --json q.json'
+    """
+    names = [Path(argument).name if "/" in argument else argument for argument in arguments]
+    return " ".join(["python", f"benchmarks/{names[0]}", *names[1:]])
 
 
 def _figure(value: float) -> str:

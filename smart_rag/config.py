@@ -167,7 +167,7 @@ class IndexConfig:
         chunk_overlap: maximum number of tokens that neighbouring chunks share.
         hnsw_max_neighbors, hnsw_ef_construction, hnsw_ef_search: settings of the graph (HNSW) in which Chroma searches.
             Chroma reads them only when a collection is created. They were measured on 100,000 texts; see
-            ``docs/operations.md``. An index that an older version made keeps its own settings.
+            ``docs/first_stage.md``. An index that an older version made keeps its own settings.
     """
 
     codec: str = "balanced"

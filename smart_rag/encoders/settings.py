@@ -139,7 +139,7 @@ def _remark(profile: Decision, loaded: LoadedModel, has_prompts: bool) -> str | 
 
     ``has_prompts`` says whether the caller has named a prompt.
     """
-    how = "name another profile by profile=, on the command line --profile; docs/models.md lists them"
+    how = "name another profile by profile=, on the command line --profile; docs/families.md lists them"
     is_named = profile.source in (ARGUMENT, BY_NAME) or profile_of(loaded.name).value is profile.value
     if profile.value.models and not is_named:
         return f"{loaded.name} is used as a model of the family {profile.value.name} ({profile.source}); {how}"

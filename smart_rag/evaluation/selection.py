@@ -19,7 +19,7 @@ FOLDS = 10
 # The folds are drawn this often. With one draw, the gain of few queries depends on the draw.
 REPEATS = 10
 # A gain counts less by this number of its standard errors. With 0, the choice is often worse than the current setting
-# on other queries. docs/evaluation.md has the figures.
+# on other queries. docs/tuning.md has the figures.
 _CAUTION = 1.0
 # Means and bounds that differ only by rounding are equal.
 _DECIMALS = 7

@@ -578,7 +578,7 @@ class SmartIndex:
         """Remove token embeddings and images that no document uses. Return the number of removed token entries.
 
         An index of an older format is also converted to the current format. After that, filters can search lists.
-        Images that an older version has added are listed under centroids (see ``docs/operations.md``).
+        Images that an older version has added are listed under centroids (see ``docs/first_stage.md``).
         """
         with self._session.writing():
             self._encoder.forget()

@@ -15,8 +15,22 @@ _LLAMA = (
     "from llama_index.core.llms import LLM; llm = cast(LLM, ...); documents = cast(list[Document], ...); "
     "storage_context = cast(StorageContext, ...)"
 )
-_PREAMBLES = {"integrations_langchain_readme": _CHAT_MODEL, "integrations_llama_index_readme": _LLAMA}
+_INDEX = (
+    "from typing import cast; from llama_index.core import VectorStoreIndex; "
+    "vector_index = cast(VectorStoreIndex, ...); model = 'minilm'"
+)
+_PREAMBLES = {
+    "docs_migration": _INDEX,
+    "integrations_langchain_readme": _CHAT_MODEL,
+    "integrations_llama_index_readme": _LLAMA,
+}
 _SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_RUN = re.compile(
+    r"(<!-- not run: [^>]+ -->\n)?^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
+)
+# A comment at the end of a line says what the line prints, or what its expression is.
+_PRINTED = re.compile(r"^( *)print\((.+)\) +# (.+)$", re.MULTILINE)
+_VALUE = re.compile(r"^( *)((?:index|copy|rerank)\b.*?) +# ('.*'|\d+)$", re.MULTILINE)
 
 
 def pages():
@@ -40,6 +54,29 @@ def module_of(page):
         code = snippet[1].splitlines()
         lines[start : start + len(code)] = code
     return "\n".join(lines) + "\n"
+
+
+def runnable(page):
+    """Return the snippets of ``page`` that a test can run, each with its output, or None.
+
+    Each comment that says a value is an assertion in them, which calls ``shows``.
+    """
+    found = []
+    for skipped, code, output in _RUN.findall(page.read_text(encoding="utf-8")):
+        if not skipped:
+            code = _PRINTED.sub(lambda line: f"{line[1]}shows({line[3]!r}, {line[2]})", code)
+            found.append((_VALUE.sub(r"\1assert \2 == \3, \2", code), output or None))
+    return found
+
+
+def shows(expected, *values):
+    """Raise `AssertionError` unless ``values`` are printed as ``expected``. Three dots stand for anything.
+
+    Words after a colon explain the value.
+    """
+    pattern = ".*".join(map(re.escape, expected.partition(": ")[0].split("...")))
+    printed = " ".join(map(str, values))
+    assert re.fullmatch(pattern, printed), f"printed {printed!r}; the page says {expected!r}"
 
 
 def write(folder):

@@ -168,7 +168,7 @@ def check_model_type(files: Repository) -> None:
         f"the model {files.path!r} is of the model_type {kind!r}, which transformers {transformers.__version__} on "
         f"this machine does not know{f'; transformers {saved_by} saved it' if saved_by else ''}; install a newer "
         "version: pip install --upgrade transformers. If the newest one does not know it either, the model needs code "
-        "of its own; run it as an encoder of your own (docs/models.md)"
+        "of its own; run it as an encoder of your own (docs/own_encoder.md)"
     )
 
 

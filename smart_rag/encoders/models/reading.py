@@ -37,7 +37,7 @@ _UNREAD = 0.8
 # it is cut into several tokens.
 _LOST = 1 / 3
 # It is also not known if more than this share of its letters is lost or a token of its own. Such tokens say nothing of
-# a word. Models that know a script also have some of them. docs/models.md says how often this is right.
+# a word. Models that know a script also have some of them. docs/unread.md says how often this is right.
 _LOST_OR_SINGLE = 0.6
 # The number of letters of a script in the questions from which it is told whether a tokenizer knows the script.
 _ENOUGH = 50

@@ -57,7 +57,7 @@ def evaluate_published(
     limit_queries: int | None = None,
     show_progress_bar: bool = False,
 ) -> dict[str, Any]:
-    """Rank the datasets in ``root``, and return the figures as JSON values. ``docs/evaluation.md`` explains the keys.
+    """Rank the datasets in ``root``, and return the figures as JSON values. ``docs/paper.md`` explains the keys.
 
     Args:
         root: the folder of one dataset or of several, in a published layout.

@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from smart_rag.errors import EncoderError
-from smart_rag.files.content import page_boxes, page_text
+from smart_rag.files.content import jpeg, page_boxes, page_text
+from smart_rag.files.formats.video import read_frames
 from smart_rag.index.explain.explanation import Explanation, word_of
 from smart_rag.serving.answers import answer
 from smart_rag.serving.inspector.queries import KeptQueries, QuestionBody
@@ -37,6 +38,8 @@ from smart_rag.types import RECOGNISED, Document, Explainer, Hit, PdfPage, Token
 _WORD = re.compile(r"\w+")
 # Words of a page whose places are looked up. A page of print has a few thousand.
 _MOST_WORDS = 5000
+_MOST_FRAMES = 1024
+_FRAME_PIXELS = 600_000
 
 
 class MatchesBody(QuestionBody):
@@ -89,6 +92,14 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
         Each word is ``[start, stop, boxes]``, in UTF-16 units and as fractions of the page.
         """
         return answer({"words": await served.read(lambda: _words(_document(served, body.id)))})
+
+    # As in addresses of images, an id may have slashes.
+    @router.get("/frames/{frame}/{count}/{id:path}")
+    async def frame(
+        frame: Annotated[int, Path(ge=0, lt=_MOST_FRAMES)], count: Annotated[int, Path(ge=1, le=_MOST_FRAMES)], id: str
+    ) -> Response:
+        """Return a frame of a video as a JPEG. Its tokens stand for ``count`` frames, each for two of the video."""
+        return Response(await served.read(lambda: _frame(_document(served, id), frame, count)), media_type="image/jpeg")
 
     return router
 
@@ -196,6 +207,13 @@ def _document(served: ServedIndex, id: str) -> Document:
 
 def _hit(one: Document) -> Hit:
     return Hit(one.id, one.text, dict(one.metadata), 0.0, 0.0, 0.0, 1, one.image, one.video)
+
+
+def _frame(document: Document, frame: int, count: int) -> bytes:
+    if document.video is None:
+        raise Refused(404, f"the document {document.id[:200]!r} has no video")
+    frames = read_frames(document.video, 1.0, 2 * count, _FRAME_PIXELS, 2 * count).images
+    return jpeg(frames[min(2 * frame, len(frames) - 1)], _FRAME_PIXELS)
 
 
 def _words(document: Document) -> list[list[Any]]:

@@ -100,7 +100,7 @@ def test_short_words(minilm, language):
 
 
 def test_a_text_of_two_languages_is_read_in_one(minilm):
-    """MiniLM finds the right English passage for half of such questions (docs/models.md)."""
+    """MiniLM finds the right English passage for half of such questions (docs/unread.md)."""
     assert not any(minilm.unread(MIXED))
     assert all(minilm.unread(["CD 光盘上的文件怎样复制到电脑里", "Как почистить фильтр пылесоса марки BQ?"]))
 

@@ -353,7 +353,7 @@ function latency(state) {
       })}</svg>
       ${stages.map(([stage, ms], i) => html`<span class="stage-part">${i ? "· " : ""}${STAGES[stage]} ${timeText(ms)}</span>`)}<span class="stage-part">=</span> <strong>${timeText(total)}</strong>
     </p>
-    <p class="fine">${mode === "all" ? (hits.length === documents ? `All ${plural(documents, "passage")} are scored.` : `All ${plural(hits.length, "passage")} that pass the filters are scored.`) : mode === "best" ? `Of ${plural(documents, "passage")}, the best ${countText(candidatesOf(state))} by each score are here.` : `${plural(hits.length, "candidate")} of ${plural(documents, "passage")} are scored.`}
+    <p class="fine">${mode === "all" ? (hits.length === documents ? `${plural(documents, "passage")}, all scored.` : `${plural(hits.length, "passage")} pass the filters, all scored.`) : mode === "best" ? `Of ${plural(documents, "passage")}, the best ${countText(candidatesOf(state))} by each score are here.` : `${plural(hits.length, "candidate")} of ${plural(documents, "passage")} scored.`}
       ${hits.length ? `Pooled and hybrid share ${shared} of the first ${Math.min(topOf(state), hits.length)}.` : ""}</p>
   </div>`;
 }
@@ -560,6 +560,7 @@ function drawWhy(root, state, actions) {
   if (!hit) return;
   why.show(own.matches, {
     imageUrl: own.matches.image ? imageUrl(state.db, own.matches.id, PAGE) : null,
+    frameUrl: hit.video ? (frame, count) => actions.path(`/inspector/frames/${frame}/${count}/${encodeURIComponent(hit.id)}`) : null,
     pageWords: own.pageWords,
     greatest: own.found.greatest,
     weights: weightsOf(state),

@@ -219,7 +219,7 @@ export class Why {
     const { data, context, active } = this;
     const areParts = !active && data.kind === "text";
     const values = areParts ? partsOf(data) : valuesOf(data, active?.tokens ?? null);
-    let [low, high] = [0, active ? (context.greatest ?? data.maximum) : Math.max(...values, 1e-6)];
+    let [low, high] = [0, active ? (context.greatest ?? data.maximum) : Math.max(values[bestOf(data, values)] ?? 0, 1e-6)];
     if (this.options.stretch && values.length) [low, high] = [Math.min(...values), Math.max(...values)];
     return { values, areParts, low, high: high > low ? high : low + 1e-6 };
   }
@@ -291,8 +291,22 @@ export class Why {
     return isNamed(group.key) ? 0 : Math.max(0, Math.min(LEVELS, Math.ceil((LEVELS * group.part) / most)));
   }
 
+  // Address of the picture under the heat.
+  get url() {
+    const { data, context } = this;
+    if (data.kind !== "video") return context.imageUrl;
+    return context.frameUrl?.(this.chosenFrame(this.bestFrames()), Math.max(...data.frames) + 1) ?? null;
+  }
+
+  // Of each frame of a video: its greatest value.
+  bestFrames() {
+    const best = new Map();
+    this.data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, this.current.values[i])));
+    return best;
+  }
+
   get hasPage() {
-    return Boolean(this.context.imageUrl && (this.data.kind !== "text" || this.context.pageWords?.length));
+    return Boolean(this.url && (this.data.kind !== "text" || this.context.pageWords?.length));
   }
 
   passage(picture) {
@@ -307,7 +321,7 @@ export class Why {
 
   page(picture) {
     if (!this.hasPage) return nothing;
-    const isLoaded = this.loadedImage && this.wanted === this.context.imageUrl;
+    const isLoaded = this.loadedImage && this.wanted === this.url;
     return html`${this.data.kind === "video" ? this.strip() : nothing}
       <figure class="page ${isLoaded ? "" : "waiting"}">
         <canvas
@@ -323,10 +337,7 @@ export class Why {
   }
 
   strip() {
-    const { data } = this;
-    const { values } = this.current;
-    const best = new Map();
-    data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, values[i])));
+    const best = this.bestFrames();
     const frames = [...best.keys()].sort((a, b) => a - b);
     const chosen = this.chosenFrame(best);
     const most = Math.max(...best.values(), 1e-6);
@@ -561,7 +572,7 @@ export class Why {
   paint() {
     const canvas = this.host.querySelector("canvas");
     if (!canvas) return;
-    const url = this.context.imageUrl;
+    const { url } = this;
     if (this.wanted !== url) {
       this.wanted = url;
       this.loadedImage = null;
@@ -618,11 +629,7 @@ export class Why {
   paintPatches(pen, picture, width, height) {
     const { data, options } = this;
     this.drawnFrame = null;
-    if (data.frames) {
-      const best = new Map();
-      data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, picture.values[i])));
-      this.drawnFrame = this.chosenFrame(best);
-    }
+    if (data.frames) this.drawnFrame = this.chosenFrame(this.bestFrames());
     const inside = [];
     for (let i = 0; i < data.count; i += 1) {
       if (data.places[4 * i] >= 0 && (!data.frames || data.frames[i] === this.drawnFrame)) inside.push(i);
@@ -655,7 +662,7 @@ export class Why {
 }
 
 function outline(pen, [left, top, right, bottom], width, height, colour) {
-  const size = Math.max(2, width / 350);
+  const size = Math.max(1, width / 350);
   pen.lineWidth = 2 * size;
   pen.strokeStyle = colour === "#ffffff" ? "#000000" : "#ffffff";
   pen.strokeRect(left * width, top * height, (right - left) * width, (bottom - top) * height);
