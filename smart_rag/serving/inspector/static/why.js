@@ -124,7 +124,7 @@ export function wordsOf(data, values, areParts) {
 
 // The lines of a page end where its paper ends. A line that goes on in the middle of a sentence is joined with the next.
 // The text keeps its length, so that the places of its tokens stay.
-const flowing = (text) => text.replace(/(?<=[^\n]{50})\n(?=[\p{Ll}\d(])/gu, " ");
+const flowing = (text) => text.replace(/(?<=[^\n]{49}[^\n.!?:;])\n(?=[\p{L}\d(“"])/gu, " ");
 
 // ---- the component -----------------------------------------------------------------------------
 
