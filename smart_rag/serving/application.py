@@ -57,7 +57,6 @@ def application(indexes: Mapping[str, SmartIndex], settings: ServerSettings, met
         for prefix in ["", f"/indexes/{served.name}"] if i == 0 else [f"/indexes/{served.name}"]:
             for router in (routes(served), compatible_routes(served)):
                 app.include_router(router, prefix=prefix, tags=[served.name])
-
         for router in inspector_routers(served):
             app.include_router(router, prefix=f"/indexes/{served.name}/inspector", include_in_schema=False)
     app.include_router(page_routes())

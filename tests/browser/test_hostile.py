@@ -175,3 +175,25 @@ def test_an_empty_index(tmp_path, window):
     with server({"empty": SmartIndex.create(tmp_path / "empty.index", WordEncoder())}) as client:
         page = window(client).open()
         page.wait_for_selector("text=This index is empty")
+
+
+def test_several_indexes(tmp_path, window):
+    indexes = {}
+    for name, text in {"one": "The keys are in the boat.", "two": "The keys are in the car."}.items():
+        indexes[name] = SmartIndex.create(tmp_path / f"{name}.index", WordEncoder())
+        indexes[name].add([Document("a", text)])
+    with server(indexes) as client:
+        watched = window(client)
+        page = watched.open("#/search?q=keys&db=three")
+        page.wait_for_selector(".hits .hit")
+        assert "There is no index “three” here, so “one” was opened." in page.inner_text(".notice")
+        page.select_option(".chooser select", "two")
+        page.wait_for_selector(".examples")
+        watched.search("keys")
+        assert "car" in page.inner_text(".hit .text")
+        assert "db=two" in page.url
+        page.go_back()
+        page.go_back()
+        watched.wait("document.querySelector('.hit .text')?.textContent.includes('boat')")
+        assert page.input_value(".chooser select") == "one"
+        page.goto("about:blank")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import tiny_vision
+from helpers import odd_files, tiny_vision
 from helpers.served import server
 from PIL import Image, ImageDraw
 
@@ -111,6 +111,32 @@ def test_heat_is_drawn_and_switched_off(pages, window):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     assert page.inner_text(".page figcaption") != before
+
+
+@pytest.fixture
+def clips(tmp_path):
+    encoder = SmartEncoder(tiny_vision.qwen3_vl(tmp_path / "model"), profile="qwen3-vl-embedding", device="cpu")
+    odd_files.video(tmp_path / "clip.mp4", frames=10)
+    index = SmartIndex.create(tmp_path / "clips.index", encoder)
+    index.add_files(tmp_path / "clip.mp4")
+    with server({"clips": index}) as client:
+        yield client
+
+
+def test_the_strongest_frame_of_a_video_is_chosen(clips, window):
+    watched = window(clips)
+    page = watched.open()
+    page.wait_for_selector("#question")
+    watched.search("a clip")
+    page.wait_for_selector("figure.page:not(.waiting)")
+    frames = page.locator('[aria-label="Frames of the video"] button')
+    values = [float(text.split()[-1]) for text in frames.all_inner_texts()]
+    pressed = [frame.get_attribute("aria-pressed") for frame in frames.all()]
+    assert len(values) > 1
+    assert values[pressed.index("true")] == max(values)
+    first = page.evaluate("document.querySelector('.page canvas').toDataURL()")
+    frames.nth(pressed.index("false")).click()
+    watched.wait("first => document.querySelector('.page:not(.waiting) canvas')?.toDataURL() !== first", first)
 
 
 def test_an_image_asks(folder, pages, window, tmp_path):

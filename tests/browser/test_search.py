@@ -78,6 +78,20 @@ def test_the_page_ranks_as_python_does(samples, samples_folder, minilm, window):
                 assert shown == pytest.approx([hit.score for hit in expected], abs=0.0006)
 
 
+@pytest.mark.parametrize("stage", ["terms", "pooled"])
+def test_candidates_rank_as_in_python(samples, samples_folder, minilm, window, stage):
+    watched = window(samples)
+    page = watched.open()
+    with SmartIndex.open(samples_folder, minilm) as index:
+        for question in [one.question for one in sample_questions()][:3]:
+            for weights in WEIGHTS[1:3]:
+                asked = f"#/search?q={question.replace(' ', '+')}&w={weights[0]},{weights[1]}&c=30&stage={stage}"
+                page.evaluate("hash => { location.hash = hash; }", asked)
+                expected = index.search(question, 10, candidates=30, first_stage=stage, weights=weights)
+                watched.wait(f"ids => JSON.stringify({IDS}) === JSON.stringify(ids)", [hit.id for hit in expected])
+    assert "of the 30 candidates only" in page.inner_text(".column.late header")
+
+
 def test_an_address_shows_the_same_view(samples, window):
     watched = window(samples)
     page = watched.open()

@@ -234,7 +234,9 @@ def test_no_words_are_emphasised_for_a_model_without_character_offsets(documents
 
 
 def test_explain_writes_a_file_for_a_browser(db, tmp_path):
-    code, _, errors = run("search", "Which bearings does the pump need?", "--db", db, "--explain", tmp_path / "why.html")
+    code, _, errors = run(
+        "search", "Which bearings does the pump need?", "--db", db, "--explain", tmp_path / "why.html"
+    )
     assert (code, errors) == (0, f"what matched in the first passage: {tmp_path / 'why.html'}\n")
     text = (tmp_path / "why.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")

@@ -79,6 +79,13 @@ def program(*arguments, **environment):
 
 
 @contextlib.contextmanager
+def inspector(*arguments, **environment):
+    """Do the same with ``smart-rag inspect``."""
+    with _running(["-m", "smart_rag", "inspect", *arguments], environment) as running:
+        yield running
+
+
+@contextlib.contextmanager
 def words_program(folder, workers):
     """Do the same with an index of `Failing`, by `smart_rag.serving.serve`."""
     code = "import sys; from helpers.served import serve_words; serve_words(sys.argv[1], int(sys.argv[2]))"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from helpers.command_line import error_of, usage_error_of
 from helpers.five_texts import TEXTS
-from helpers.served import Failing, problem_of, program, words_program
+from helpers.served import Failing, inspector, problem_of, program, wait_for, words_program
 
 from smart_rag import Document, Representation, SmartIndex
 
@@ -33,6 +33,22 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own") / "own.index"
     SmartIndex.from_embeddings(folder, [Document("a", "One text.")], vectors).close()
     return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the browser of this test is a shell script")
+def test_inspect_opens_the_page(own, tmp_path):
+    """Another user could read the token in the command that starts the browser, so it is not in the address."""
+    browser, opened = tmp_path / "browser.sh", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{opened}"\n')
+    browser.chmod(0o755)
+    with inspector("--db", own, BROWSER=f"{browser} %s", SMART_RAG_TOKEN=TOKEN) as (_, client):
+        assert wait_for(lambda: opened.exists() and opened.read_text()) == f"{client.base_url}/\n"
+        assert "<title>smart_rag</title>" in client.get("/").text
+        assert client.get("/info").status_code == 401
+    opened.unlink()
+    with inspector("--db", own, "--no-browser", BROWSER=f"{browser} %s") as (_, client):
+        assert client.get("/info").json()["documents"] == 1
+        assert not opened.exists()
 
 
 def test_the_command_serves_several_indexes_with_a_token(own):

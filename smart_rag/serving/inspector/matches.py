@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from smart_rag.errors import EncoderError
-from smart_rag.files.content import page_boxes, page_text
+from smart_rag.files.content import jpeg, page_boxes, page_text
+from smart_rag.files.formats.video import read_frames
 from smart_rag.index.explain.explanation import Explanation, word_of
 from smart_rag.serving.answers import answer
 from smart_rag.serving.inspector.queries import KeptQueries, QuestionBody
@@ -37,6 +38,8 @@ from smart_rag.types import RECOGNISED, Document, Explainer, Hit, PdfPage, Token
 _WORD = re.compile(r"\w+")
 # Words of a page whose places are looked up. A page of print has a few thousand.
 _MOST_WORDS = 5000
+_MOST_FRAMES = 1024
+_FRAME_PIXELS = 600_000
 
 
 class MatchesBody(QuestionBody):
@@ -75,11 +78,7 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
             (ranked,) = served.index.rerank(content, [hit], weighting=body.weighting, encoded=encoded)
             explainer = known or explainer_of(ranked)
             assert explainer is not None
-            try:
-                found: Any = explainer.explain(ranked)
-            except EncoderError as error:
-                found = str(error)
-            return packed(ranked, found), explainer
+            return packed(ranked, _explanation(explainer, ranked)), explainer
 
         data, explainer = await served.read(explain)
         if explainer is not None:
@@ -94,7 +93,25 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
         """
         return answer({"words": await served.read(lambda: words_on_page(_document(served, body.id)))})
 
+    # As in addresses of images, an id may have slashes.
+    @router.get("/frames/{frame}/{count}/{id:path}")
+    async def frame(
+        frame: Annotated[int, Path(ge=0, lt=_MOST_FRAMES)], count: Annotated[int, Path(ge=1, le=_MOST_FRAMES)], id: str
+    ) -> Response:
+        """Return a frame of a video as a JPEG. Its tokens stand for ``count`` frames, each for two of the video."""
+        return Response(await served.read(lambda: _frame(_document(served, id), frame, count)), media_type="image/jpeg")
+
     return router
+
+
+def _explanation(explainer: Explainer, hit: Hit) -> Explanation | str:
+    """Return why ``hit`` was found, or why this cannot be said."""
+    try:
+        found = explainer.explain(hit)
+    except EncoderError as error:
+        return str(error)
+    assert isinstance(found, Explanation)
+    return found
 
 
 def packed(hit: Hit, explanation: Explanation | str) -> bytes:
@@ -190,6 +207,13 @@ def _document(served: ServedIndex, id: str) -> Document:
 
 def _hit(one: Document) -> Hit:
     return Hit(one.id, one.text, dict(one.metadata), 0.0, 0.0, 0.0, 1, one.image, one.video)
+
+
+def _frame(document: Document, frame: int, count: int) -> bytes:
+    if document.video is None:
+        raise Refused(404, f"the document {document.id[:200]!r} has no video")
+    frames = read_frames(document.video, 1.0, 2 * count, _FRAME_PIXELS, 2 * count).images
+    return jpeg(frames[min(2 * frame, len(frames) - 1)], _FRAME_PIXELS)
 
 
 def words_on_page(document: Document | Hit) -> list[list[Any]]:

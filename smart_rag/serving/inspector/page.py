@@ -22,6 +22,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
 }
 # No text of a document can become a script: the page may run only our files, and only lit-html may make HTML of a text.
 _POLICY = "; ".join(
@@ -66,7 +67,7 @@ def page_routes() -> APIRouter:
 def files() -> dict[str, _File]:
     """Return the files of the page by their names. They are read once, so an address never becomes a path."""
     found = {}
-    for path in sorted(_FOLDER.iterdir()):
+    for path in sorted(path for path in _FOLDER.iterdir() if path.suffix in _TYPES):
         content = path.read_bytes()
         found[path.name] = _File(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
     return found

@@ -20,7 +20,11 @@ from smart_rag import SmartIndex
 
 STATIC = Path(smart_rag.__file__).parent / "serving/inspector/static"
 TOKEN = "a token of tests that nobody guesses"
-OWN = [path for path in sorted(STATIC.iterdir()) if path.name not in ("lit-html.js", "vendor.json")]
+OWN = [
+    path
+    for path in sorted(STATIC.iterdir())
+    if path.suffix in (".html", ".css", ".js", ".svg") and path.name != "lit-html.js"
+]
 
 
 @pytest.fixture
@@ -37,7 +41,13 @@ def test_the_page_and_its_files(with_token):
     for rule in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "trusted-types lit-html"):
         assert rule in policy.split("; ")
     assert "unsafe" not in policy
-    types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".json": "application/json"}
+    types = {
+        ".js": "text/javascript",
+        ".css": "text/css",
+        ".svg": "image/svg+xml",
+        ".json": "application/json",
+        ".txt": "text/plain",
+    }
     for path in STATIC.iterdir():
         answer = with_token.get(f"/assets/{path.name}")
         assert answer.content == path.read_bytes()
@@ -59,6 +69,7 @@ def test_what_is_vendored_is_what_was_published():
         content = (STATIC / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == known["sha256"]
         assert b"SPDX-License-Identifier: BSD-3-Clause" in content
+        assert "Redistributions in binary form" in (STATIC / f"{Path(name).stem}.license.txt").read_text()
 
 
 @pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)

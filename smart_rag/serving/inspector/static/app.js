@@ -165,10 +165,23 @@ async function addressChanged() {
   clearTimeout(late);
   if (tokenOfAddress() !== null) return start();
   readAddress();
-  const wanted = state.values.db ?? state.indexes[0];
-  if (wanted !== state.db) await chooseIndex(wanted);
-  shown().opened?.(state, actions);
+  try {
+    const wanted = knownIndex();
+    if (wanted !== state.db) await chooseIndex(wanted);
+    shown().opened?.(state, actions);
+  } catch (error) {
+    const problem = actions.problem(error);
+    if (problem) actions.toast(`${problem.sentence} ${problem.advice}`, "bad");
+  }
   redraw();
+}
+
+// The index that the address names, or the first one.
+function knownIndex() {
+  const wanted = state.values.db;
+  if (state.indexes.includes(wanted)) return wanted;
+  if (wanted) state.notices = [...state.notices, `There is no index “${wanted}” here, so “${state.indexes[0]}” was opened.`];
+  return state.indexes[0];
 }
 
 // ---- start, sign-in, the chosen index ----------------------------------------------------------
@@ -210,11 +223,7 @@ async function start() {
 async function load() {
   try {
     state.indexes = (await api.get("/indexes")).indexes;
-    const wanted = state.values.db;
-    if (wanted && !state.indexes.includes(wanted)) {
-      state.notices = [...state.notices, `There is no index “${wanted}” here, so “${state.indexes[0]}” was opened.`];
-    }
-    await chooseIndex(state.indexes.includes(wanted) ? wanted : state.indexes[0]);
+    await chooseIndex(knownIndex());
     state.phase = "ready";
     state.problem = null;
     shown().opened?.(state, actions);
@@ -240,7 +249,8 @@ async function indexChosen(name) {
     shown().opened?.(state, actions);
     writeAddress(true);
   } catch (error) {
-    state.problem = actions.problem(error);
+    const problem = actions.problem(error);
+    if (problem) actions.toast(`${problem.sentence} ${problem.advice}`, "bad");
   }
   redraw();
 }
@@ -307,7 +317,7 @@ function bar() {
     <nav class="tabs" aria-label="Views">
       ${views.map(
         (one) =>
-          html`<a href=${fragmentOf(one.name, {})} aria-current=${one.name === state.view ? "page" : nothing} @click=${(event) => viewChosen(event, one.name)}>${one.title}</a>`,
+          html`<a href=${fragmentOf(one.name, { db: state.indexes.length > 1 ? state.db : undefined })} aria-current=${one.name === state.view ? "page" : nothing} @click=${(event) => viewChosen(event, one.name)}>${one.title}</a>`,
       )}
     </nav>
     <button class="plain keys" @click=${showKeys} title="Keys (?)" aria-label="List of keys">?</button>

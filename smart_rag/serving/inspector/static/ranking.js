@@ -27,12 +27,19 @@ export function ranked(hits, weights) {
   return rows;
 }
 
+const ranksOf = (rows) => new Map(rows.map((row) => [row.hit.id, row.rank]));
+const ofOneScore = new WeakMap(); // two of the rankings do not change with the weights
+
 // The three rankings of a search, and the rank of each hit in each of them.
 export function rankings(hits, weights) {
-  const lists = { pooled: ranked(hits, [1, 0]), late: ranked(hits, [0, 1]), hybrid: ranked(hits, weights) };
-  const ranks = {};
-  for (const [name, rows] of Object.entries(lists)) ranks[name] = new Map(rows.map((row) => [row.hit.id, row.rank]));
-  return { ...lists, ranks };
+  let fixed = ofOneScore.get(hits);
+  if (!fixed) {
+    const [pooled, late] = [ranked(hits, [1, 0]), ranked(hits, [0, 1])];
+    fixed = { pooled, late, ranks: { pooled: ranksOf(pooled), late: ranksOf(late) } };
+    ofOneScore.set(hits, fixed);
+  }
+  const hybrid = ranked(hits, weights);
+  return { pooled: fixed.pooled, late: fixed.late, hybrid, ranks: { ...fixed.ranks, hybrid: ranksOf(hybrid) } };
 }
 
 // How many of the first k hits are certain. If only the best by each score are known (`last`), a document that nobody

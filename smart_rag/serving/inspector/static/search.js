@@ -31,6 +31,7 @@ const WAIT = 150; // ms from the last change of a slider to a request
 const own = {
   found: null, // the answer of the last search
   asked: null, // what it answers
+  query: "",
   stale: false, // a newer question failed
   problem: null,
   loading: false, // for longer than 200 ms
@@ -140,7 +141,7 @@ async function search(state, actions) {
   try {
     const found = await actions.api.post(actions.path("/inspector/search"), body, mine.signal);
     if (mine !== controller) return;
-    Object.assign(own, { found, asked: JSON.stringify(body), stale: false, problem: null, dropped: [] });
+    Object.assign(own, { found, query: body.query, asked: JSON.stringify(body), stale: false, problem: null, dropped: [] });
     cache = { hits: null, weights: "" };
     rank(state);
     const total = Object.values(found.milliseconds).reduce((sum, ms) => sum + ms, 0);
@@ -319,9 +320,11 @@ function controls(state, actions) {
         <label class="setting">first stage <select @change=${(event) => setAndSearch(state, actions, { stage: event.target.value === "auto" ? undefined : event.target.value })}>${["auto", "terms", "pooled", "exhaustive"].map((one) => html`<option ?selected=${one === (state.values.stage ?? "auto")}>${one}</option>`)}</select></label>
         <label class="setting">words count by <select @change=${(event) => setAndSearch(state, actions, { weighting: event.target.value || undefined })}>${[["", `the index (${state.info?.manifest?.config?.weighting ?? "idf"})`], ["idf", "rarity (idf)"], ["none", "the same (none)"], ["contrast", "contrast"]].map(([value, text]) => html`<option value=${value} ?selected=${value === (state.values.weighting ?? "")}>${text}</option>`)}</select></label>
         <form class="add-filter" @submit=${(event) => filterAdded(event, state, actions)}>
-          <label>Only hits whose <input name="key" list="known-keys" placeholder="source" size="10" required aria-label="Name of the metadata"></label>
+          <span>Only hits whose</span>
+          <input name="key" list="known-keys" placeholder="metadata" size="9" required aria-label="Name of the metadata">
           <datalist id="known-keys"><option value="source"></option><option value="page"></option><option value="text contains"></option>${Object.keys(own.matches?.metadata ?? {}).map((key) => html`<option value=${key}></option>`)}</datalist>
-          <label>is <input name="value" size="14" required aria-label="Value"></label>
+          <span>is</span>
+          <input name="value" placeholder="value" size="9" required aria-label="Value">
           <button class="button">Filter</button>
         </form>
       </div></details>
@@ -350,7 +353,7 @@ function latency(state) {
       })}</svg>
       ${stages.map(([stage, ms], i) => html`<span class="stage-part">${i ? "· " : ""}${STAGES[stage]} ${timeText(ms)}</span>`)}<span class="stage-part">=</span> <strong>${timeText(total)}</strong>
     </p>
-    <p class="fine">${mode === "all" ? (hits.length === documents ? `All ${plural(documents, "passage")} are scored.` : `All ${plural(hits.length, "passage")} that pass the filters are scored.`) : mode === "best" ? `Of ${plural(documents, "passage")}, the best ${countText(candidatesOf(state))} by each score are here.` : `${plural(hits.length, "candidate")} of ${plural(documents, "passage")} are scored.`}
+    <p class="fine">${mode === "all" ? (hits.length === documents ? `${plural(documents, "passage")}, all scored.` : `${plural(hits.length, "passage")} pass the filters, all scored.`) : mode === "best" ? `Of ${plural(documents, "passage")}, the best ${countText(candidatesOf(state))} by each score are here.` : `${plural(hits.length, "candidate")} of ${plural(documents, "passage")} scored.`}
       ${hits.length ? `Pooled and hybrid share ${shared} of the first ${Math.min(topOf(state), hits.length)}.` : ""}</p>
   </div>`;
 }
@@ -474,8 +477,8 @@ function rowTemplate(row, column, state, actions) {
     <span class="rank number">${row.rank}<small class="move ${moved.kind}" title=${moved.spoken} aria-hidden="true">${moved.sign}</small><span class="unseen">${moved.spoken}</span></span>
     ${hit.image ? html`<img class="thumb" loading="lazy" alt="" src=${imageUrl(state.db, hit.id, THUMB)}>` : html`<span class="thumb sign" aria-hidden="true">${suffix.toLowerCase()}</span>`}
     <span class="body">
-      <span class="name"><bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}${hit.unread ? html`<small class="wrong"> unread</small>` : nothing}</span>
-      <span class="text" dir="auto">${snippet(hit.text, state.values.q ?? "")}</span>
+      <span class="name">${hit.unread ? html`<small class="wrong" title="The model cannot read this text, so its scores say little">unread </small>` : nothing}<bdi>${shortName(name, 60)}</bdi>${hit.page ? html`<small> p. ${hit.page}</small>` : nothing}</span>
+      <span class="text" dir="auto">${snippetOf(hit)}</span>
       <span class="score-line number">${column === "hybrid"
         ? html`<strong>${scoreText(pooled + late)}</strong> = <span class="of pooled">${scoreText(pooled)}</span> + <span class="of late">${scoreText(late)}</span>`
         : html`<strong class="of ${column}">${scoreText(hit[column])}</strong>`}${isPhone() ? html`<small class="fine"> pooled ${ranks.pooled.get(hit.id)} · late ${ranks.late.get(hit.id)} · hybrid ${ranks.hybrid.get(hit.id)}</small>` : nothing}</span>
@@ -484,6 +487,12 @@ function rowTemplate(row, column, state, actions) {
         : svg`<rect class="fill ${column}" width=${100 * Math.max(0, hit[column])} height="4"></rect>`}</svg>
     </span>
   </button>`;
+}
+
+const snippets = new WeakMap(); // of each hit, which belongs to one question
+function snippetOf(hit) {
+  if (!snippets.has(hit)) snippets.set(hit, snippet(hit.text, own.query));
+  return snippets.get(hit);
 }
 
 const items = new WeakMap(); // of each list: its rows by id
@@ -551,6 +560,7 @@ function drawWhy(root, state, actions) {
   if (!hit) return;
   why.show(own.matches, {
     imageUrl: own.matches.image ? imageUrl(state.db, own.matches.id, PAGE) : null,
+    frameUrl: hit.video ? (frame, count) => actions.path(`/inspector/frames/${frame}/${count}/${encodeURIComponent(hit.id)}`) : null,
     pageWords: own.pageWords,
     greatest: own.found.greatest,
     weights: weightsOf(state),

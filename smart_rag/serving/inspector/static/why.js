@@ -124,7 +124,7 @@ export function wordsOf(data, values, areParts) {
 
 // The lines of a page end where its paper ends. A line that goes on in the middle of a sentence is joined with the next.
 // The text keeps its length, so that the places of its tokens stay.
-const flowing = (text) => text.replace(/(?<=[^\n]{50})\n(?=[\p{Ll}\d(])/gu, " ");
+const flowing = (text) => text.replace(/(?<=[^\n]{49}[^\n.!?:;])\n(?=[\p{L}\d(“"])/gu, " ");
 
 // ---- the component -----------------------------------------------------------------------------
 
@@ -219,13 +219,14 @@ export class Why {
     const { data, context, active } = this;
     const areParts = !active && data.kind === "text";
     const values = areParts ? partsOf(data) : valuesOf(data, active?.tokens ?? null);
-    let [low, high] = [0, active ? (context.greatest ?? data.maximum) : Math.max(...values, 1e-6)];
+    let [low, high] = [0, active ? (context.greatest ?? data.maximum) : Math.max(values[bestOf(data, values)] ?? 0, 1e-6)];
     if (this.options.stretch && values.length) [low, high] = [Math.min(...values), Math.max(...values)];
     return { values, areParts, low, high: high > low ? high : low + 1e-6 };
   }
 
   draw() {
     if (!this.data) return;
+    this.current = this.data.cells ? this.picture() : null;
     render(this.template(), this.host);
     this.paint();
   }
@@ -233,7 +234,7 @@ export class Why {
   template() {
     const { data, context } = this;
     const groups = this.groups;
-    const picture = data.cells ? this.picture() : null;
+    const picture = this.current;
     return html`
       ${this.scores()}
       ${data.cells
@@ -290,8 +291,22 @@ export class Why {
     return isNamed(group.key) ? 0 : Math.max(0, Math.min(LEVELS, Math.ceil((LEVELS * group.part) / most)));
   }
 
+  // Address of the picture under the heat.
+  get url() {
+    const { data, context } = this;
+    if (data.kind !== "video") return context.imageUrl;
+    return context.frameUrl?.(this.chosenFrame(this.bestFrames()), Math.max(...data.frames) + 1) ?? null;
+  }
+
+  // Of each frame of a video: its greatest value.
+  bestFrames() {
+    const best = new Map();
+    this.data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, this.current.values[i])));
+    return best;
+  }
+
   get hasPage() {
-    return Boolean(this.context.imageUrl && (this.data.kind !== "text" || this.context.pageWords?.length));
+    return Boolean(this.url && (this.data.kind !== "text" || this.context.pageWords?.length));
   }
 
   passage(picture) {
@@ -306,7 +321,7 @@ export class Why {
 
   page(picture) {
     if (!this.hasPage) return nothing;
-    const isLoaded = this.loadedImage && this.wanted === this.context.imageUrl;
+    const isLoaded = this.loadedImage && this.wanted === this.url;
     return html`${this.data.kind === "video" ? this.strip() : nothing}
       <figure class="page ${isLoaded ? "" : "waiting"}">
         <canvas
@@ -322,10 +337,7 @@ export class Why {
   }
 
   strip() {
-    const { data } = this;
-    const values = this.picture().values;
-    const best = new Map();
-    data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, values[i])));
+    const best = this.bestFrames();
     const frames = [...best.keys()].sort((a, b) => a - b);
     const chosen = this.chosenFrame(best);
     const most = Math.max(...best.values(), 1e-6);
@@ -549,7 +561,7 @@ export class Why {
     if (!by || this.data.kind === "text") return;
     event.preventDefault();
     event.stopPropagation();
-    const start = this.read ?? bestOf(this.data, this.picture().values);
+    const start = this.read ?? bestOf(this.data, this.current.values);
     const [l, t, r, b] = this.data.places.subarray(4 * start, 4 * start + 4);
     const clamp = (value) => Math.min(0.9999, Math.max(0, value));
     this.readPlace(clamp((l + r) / 2 + by[0] * (r - l)), clamp((t + b) / 2 + by[1] * (b - t)));
@@ -560,7 +572,7 @@ export class Why {
   paint() {
     const canvas = this.host.querySelector("canvas");
     if (!canvas) return;
-    const url = this.context.imageUrl;
+    const { url } = this;
     if (this.wanted !== url) {
       this.wanted = url;
       this.loadedImage = null;
@@ -579,13 +591,17 @@ export class Why {
     }
     const image = this.loadedImage;
     if (!image) return;
+    // New weights change the numbers beside the page, and nothing on it.
+    const shown = JSON.stringify([this.data.id, this.hovered, this.pinned, this.options, this.frame, this.read, this.context.greatest, this.context.pageWords?.length, url]);
+    if (this.painted === canvas && this.paintedAs === shown && this.paintedData === this.data) return;
+    Object.assign(this, { painted: canvas, paintedAs: shown, paintedData: this.data });
     const [width, height] = [image.naturalWidth, image.naturalHeight];
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
     // A tall page stays in the window.
     canvas.style.setProperty("max-width", `calc(78vh * ${(width / height).toFixed(4)})`);
     const pen = canvas.getContext("2d");
-    const picture = this.picture();
+    const picture = this.current;
     pen.globalCompositeOperation = "source-over";
     pen.globalAlpha = 1;
     pen.filter = this.options.heat && this.data.kind !== "text" ? "grayscale(1)" : "none";
@@ -613,11 +629,7 @@ export class Why {
   paintPatches(pen, picture, width, height) {
     const { data, options } = this;
     this.drawnFrame = null;
-    if (data.frames) {
-      const best = new Map();
-      data.frames.forEach((frame, i) => frame >= 0 && best.set(frame, Math.max(best.get(frame) ?? 0, picture.values[i])));
-      this.drawnFrame = this.chosenFrame(best);
-    }
+    if (data.frames) this.drawnFrame = this.chosenFrame(this.bestFrames());
     const inside = [];
     for (let i = 0; i < data.count; i += 1) {
       if (data.places[4 * i] >= 0 && (!data.frames || data.frames[i] === this.drawnFrame)) inside.push(i);
@@ -650,7 +662,7 @@ export class Why {
 }
 
 function outline(pen, [left, top, right, bottom], width, height, colour) {
-  const size = Math.max(2, width / 350);
+  const size = Math.max(1, width / 350);
   pen.lineWidth = 2 * size;
   pen.strokeStyle = colour === "#ffffff" ? "#000000" : "#ffffff";
   pen.strokeRect(left * width, top * height, (right - left) * width, (bottom - top) * height);
