@@ -5,6 +5,7 @@
 //   drawn(root, state, actions) optional: the template is in the page
 //   key(event, state, actions)  optional: a key was pressed outside of fields; returns true if it used the key
 //   keys                        optional: [[key, what it does], ...] for the list of keys
+import * as documents from "./documents.js";
 import * as search from "./search.js";
 
-export const views = [search];
+export const views = [search, documents];
