@@ -6,12 +6,11 @@ python benchmarks/codecs.py DATASET_DIR... [--model M] [--codecs 2bit,2bit/2,...
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from report import publish, spread
+from report import publish, spread, write
 from tqdm import tqdm
 
 from smart_rag import Representation, SmartEncoder
@@ -58,6 +57,9 @@ def main() -> None:
 
     encoder = SmartEncoder(arguments.model)
     names = ["float32", *(name for name in arguments.codecs.split(",") if name != "float32")]
+    labels = {
+        name: next((f"{name} ({preset})" for preset, of in PRESETS.items() if of == name), name) for name in names
+    }
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
     for folder in arguments.datasets:
         dataset = load_dataset(folder)
@@ -66,11 +68,17 @@ def main() -> None:
         for name in tqdm(names, desc=dataset.name):
             found[name][dataset.name] = measured(dataset, queries, documents, name)
         if arguments.json:  # after each dataset: they take minutes
-            arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            rows = {
+                f"{data}: {labels[name]}": {
+                    "nDCG@10": figures["ndcg@10"],
+                    "% of float32": 100 * figures["ndcg@10"] / found["float32"][data]["ndcg@10"],
+                    "bytes a token": figures["bytes"],
+                }
+                for data in found["float32"]
+                for name, figures in ((name, found[name][data]) for name in names)
+            }
+            write(arguments.json, title="codecs: exhaustive hybrid ranking, and bytes on disk", rows=rows)
     exact = found["float32"]
-    labels = {
-        name: next((f"{name} ({preset})" for preset, of in PRESETS.items() if of == name), name) for name in names
-    }
     publish(
         "nDCG@10 of exhaustive hybrid ranking, % of float32, over the datasets",
         {labels[n]: spread([100 * found[n][d]["ndcg@10"] / exact[d]["ndcg@10"] for d in exact]) for n in names},

@@ -92,7 +92,7 @@ def main() -> None:
         )
         for system, size in zip(names, bytes_stored, strict=True)
     }
-    title = f"{arguments.dataset.name}: {len(ids)} documents, {len(dataset.queries)} queries"
+    title = f"other systems, on {arguments.dataset.name}: {len(ids)} documents, {len(dataset.queries)} queries"
     show(title, rows, _COLUMNS)
     if arguments.json is not None:
         write(arguments.json, title=title, rows=rows, documents=len(ids), queries=len(dataset.queries))

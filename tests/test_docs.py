@@ -73,13 +73,13 @@ def test_the_examples_of_the_tools_are_true():
 
 def test_the_page_of_figures_has_what_a_benchmark_wrote(tmp_path):
     run = {
-        **{"title": "speed", "rows": {"ours": {"ms": 12.345, "bytes": 25484.2}, "theirs": {"ms": 5000}}},
+        **{"title": "speed", "rows": {"ours": {"ms": 12.346, "bytes": 25484.2}, "theirs": {"ms": 5000}}},
         **{"date": "2026-12-01", "command": "python benchmarks/query.py cranfield", "versions": {"numpy": "2.0"}},
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 2},
     }
     (tmp_path / "a.json").write_text(json.dumps(run), encoding="utf-8")
     page = tool("docs_figures").figures_page(tmp_path)
-    assert "## speed\n\n| | ms | bytes |\n|---|---|---|\n| ours | 12.3 | 25,484 |\n| theirs | 5,000 | - |\n" in page
+    assert "## speed\n\n| | ms | bytes |\n|---|---|---|\n| ours | 12.35 | 25,484 |\n| theirs | 5,000 | - |\n" in page
     assert "    python benchmarks/query.py cranfield\n\n2026-12-01, Linux on x86_64, 2 cores; numpy 2.0.\n" in page
 
 

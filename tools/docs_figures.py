@@ -40,11 +40,11 @@ def _table(rows: dict[str, dict[str, Any]]) -> Iterable[str]:
 
 
 def _figure(value: float | None) -> str:
-    """Return ``value`` with three digits, or all digits before the point.
+    """Return ``value`` with four digits, or all digits before the point.
 
-    >>> _figure(25484.2), _figure(0.3642), _figure(None)
-    ('25,484', '0.364', '-')
+    >>> _figure(25484.2), _figure(99.9515), _figure(None)
+    ('25,484', '99.95', '-')
     """
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,7 @@ from smart_rag.config import (
     DEFAULT_TOP_K,
     FirstStageName,
 )
-from smart_rag.errors import DocumentError, EncoderError, InvalidInput
+from smart_rag.errors import DocumentError, EncoderError, InvalidInput, MissingExtra
 from smart_rag.json_shapes import hit_json
 from smart_rag.paths import absolute
 from smart_rag.types import Content, Document, Hit, Span
@@ -49,6 +50,8 @@ from smart_rag.types import Content, Document, Hit, Span
 if TYPE_CHECKING:
     from smart_rag.answer import Answer
     from smart_rag.index.smart_index import SmartIndex
+
+_HTML_SUFFIXES = (".html", ".htm")
 
 
 def search(
@@ -83,7 +86,7 @@ def search(
         typer.Option(
             metavar="FILE",
             parser=absolute,
-            help="Draw into this file what matched in the first passage, such as why.png.",
+            help="Show in this file what matched in the first passage: why.html for a browser, or a picture, why.png.",
         ),
     ] = None,
     model: MovedModel = None,
@@ -328,21 +331,35 @@ def _check_picture(path: Path | None) -> None:
         return
     from smart_rag.files.formats.images import PILLOW_SUFFIXES
 
-    if path.suffix.lower() not in PILLOW_SUFFIXES:
+    if path.suffix.lower() not in (*PILLOW_SUFFIXES, *_HTML_SUFFIXES):
         raise InvalidInput(
-            f"--explain {path}: expected the name of an image, which ends in {', '.join(PILLOW_SUFFIXES)}"
+            f"--explain {path}: expected a name that ends in .html, or that of an image, which ends in "
+            f"{', '.join(PILLOW_SUFFIXES)}"
         )
     if not path.parent.is_dir():
         raise InvalidInput(f"--explain {path}: the folder {path.parent} does not exist")
 
 
 def _write_picture(hit: Hit, path: Path) -> None:
-    picture = hit.explain().picture()
+    explanation = hit.explain()
+    write: Callable[[Path], object]
+    if path.suffix.lower() in _HTML_SUFFIXES:
+        write = partial(Path.write_text, data=_single_file(hit, explanation), encoding="utf-8")
+    else:
+        write = explanation.picture().save
     try:
-        picture.save(path)
+        write(path)
     except OSError as error:
         raise InvalidInput(f"--explain {path}: cannot be written ({error.strerror})") from error
     note(f"what matched in the first passage: {display.short_path(str(path))}")
+
+
+def _single_file(hit: Hit, explanation: Any) -> str:
+    try:
+        from smart_rag.serving.inspector.single_file import single_file
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "fastapi", "serve", "--explain with a name that ends in .html") from error
+    return single_file(hit, explanation)
 
 
 def _print_answer_json(reply: Answer) -> None:

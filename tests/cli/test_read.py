@@ -233,6 +233,17 @@ def test_no_words_are_emphasised_for_a_model_without_character_offsets(documents
 # --- pictures -------------------------------------------------------------------------------
 
 
+def test_explain_writes_a_file_for_a_browser(db, tmp_path):
+    code, _, errors = run(
+        "search", "Which bearings does the pump need?", "--db", db, "--explain", tmp_path / "why.html"
+    )
+    assert (code, errors) == (0, f"what matched in the first passage: {tmp_path / 'why.html'}\n")
+    text = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "default-src &#x27;none&#x27;" in text
+    assert "https://" not in text.replace("https://www.w3.org", "")
+
+
 def test_explain_writes_a_picture_of_the_first_hit(db, tmp_path):
     path = tmp_path / "why.png"
     code, output, errors = run("search", "Which bearings does the pump need?", "--db", db, "--explain", path)
@@ -254,7 +265,7 @@ def test_no_picture_is_drawn_if_nothing_is_found(db, tmp_path):
 
 
 def test_a_picture_that_cannot_be_written(db, tmp_path):
-    assert "why.txt: expected the name of an image, which ends in .png, " in error_of(
+    assert "why.txt: expected a name that ends in .html, or that of an image, which ends in .png, " in error_of(
         "search", "dogs", "--db", db, "--explain", "why.txt"
     )
     said = error_of("search", "dogs", "--db", db, "--explain", tmp_path / "gone" / "why.png")

@@ -91,7 +91,7 @@ def matches_routes(served: ServedIndex, kept: KeptQueries) -> APIRouter:
 
         Each word is ``[start, stop, boxes]``, in UTF-16 units and as fractions of the page.
         """
-        return answer({"words": await served.read(lambda: _words(_document(served, body.id)))})
+        return answer({"words": await served.read(lambda: words_on_page(_document(served, body.id)))})
 
     # As in addresses of images, an id may have slashes.
     @router.get("/frames/{frame}/{count}/{id:path}")
@@ -216,7 +216,8 @@ def _frame(document: Document, frame: int, count: int) -> bytes:
     return jpeg(frames[min(2 * frame, len(frames) - 1)], _FRAME_PIXELS)
 
 
-def _words(document: Document) -> list[list[Any]]:
+def words_on_page(document: Document | Hit) -> list[list[Any]]:
+    """Return where the words of a text stand on its page: ``[start, stop, boxes]`` of each. It may be empty."""
     page = document.image
     if not isinstance(page, PdfPage):
         return []
