@@ -180,8 +180,11 @@ def test_a_phone(samples, window, scheme):
     page.locator(".hit").first.tap()
     page.wait_for_selector(".why.card mark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.activeElement.id") == "why-head"
+    assert page.evaluate("document.querySelector('.columns').inert")
     page.get_by_role("button", name="Close").tap()
     page.wait_for_selector(".why.card", state="detached")
+    assert page.evaluate("document.activeElement.className.startsWith('hit')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.set_viewport_size({"width": 320, "height": 600})
     page.wait_for_timeout(200)

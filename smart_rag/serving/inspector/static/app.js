@@ -29,6 +29,7 @@ const state = {
 };
 
 let waiting = false;
+let drawnView = null;
 function redraw() {
   if (waiting) return;
   waiting = true;
@@ -41,6 +42,12 @@ function redraw() {
 function drawNow() {
   render(page(), root);
   const current = shown();
+  if (drawnView !== current) {
+    // What the view before has left behind: an open sheet, and all that was not to be used under it.
+    drawnView = current;
+    document.body.className = "";
+    for (const node of root.querySelectorAll("[inert]")) node.removeAttribute("inert");
+  }
   if (state.phase === "ready") current.drawn?.(root, state, actions);
   const dialog = root.querySelector("dialog.ask");
   if (dialog && !dialog.open) dialog.showModal();

@@ -399,7 +399,7 @@ function pane(state, actions) {
   const phone = isPhone();
   if (!hit || (phone && !own.sheet)) return html`<aside class="why closed">${isWide() ? html`<p class="fine">Choose a hit to see what matched.</p>` : nothing}</aside>`;
   const ranks = ORDER.map((column) => `${COLUMNS[column][0].toLowerCase()} ${own.ranks.ranks[column].get(hit.id)}`).join(" · ");
-  return html`<aside class="why card" aria-labelledby="why-head" role=${phone ? "dialog" : nothing}>
+  return html`<aside class="why card" aria-labelledby="why-head" role=${phone ? "dialog" : nothing} aria-modal=${phone ? "true" : nothing}>
     <header>
       <div class="grow"><h2 id="why-head" tabindex="-1"><bdi title=${hit.source ?? hit.id}>${shortName(nameOf(hit), 48)}</bdi>${hit.page ? html` <span class="page-number">p. ${hit.page}</span>` : nothing}</h2><p class="fine number">${ranks}</p></div>
       ${isWide() ? nothing : html`<button class="button" @click=${() => closePane(state, actions)}>Close</button>`}
@@ -543,7 +543,11 @@ export function drawn(root, state, actions) {
   }
   drawWhy(root, state, actions);
   drawJoins(root, state);
-  document.body.classList.toggle("with-sheet", isPhone() && Boolean(root.querySelector(".why.card")));
+  const sheet = isPhone() ? root.querySelector(".why.card") : null;
+  const isOpen = document.body.classList.contains("with-sheet");
+  document.body.classList.toggle("with-sheet", Boolean(sheet));
+  for (const behind of root.querySelectorAll(".bar, .asking, .tablist, .columns")) behind.toggleAttribute("inert", Boolean(sheet));
+  if (sheet && !isOpen) sheet.querySelector("h2").focus();
 }
 
 function drawWhy(root, state, actions) {
