@@ -190,3 +190,12 @@ def test_the_citation_is_that_of_this_version():
 def test_the_changelog_has_this_version():
     newest = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert newest == "Unreleased" if VERSION.is_devrelease else newest.startswith(f"{VERSION} - 20")
+
+
+def test_each_extra_that_the_pages_and_messages_name_exists():
+    named = set()
+    for path in tracked(ROOT):
+        if path.endswith((".md", ".py", ".ipynb", ".toml")) and not path.startswith("tests/"):
+            for extras in re.findall(r"smart-rag\[([a-z0-9,-]+)\]", (ROOT / path).read_text(encoding="utf-8")):
+                named.update(extras.split(","))
+    assert {"demo", "vision", "langchain"} <= named <= set(project(ROOT)["optional-dependencies"])
