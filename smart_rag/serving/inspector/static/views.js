@@ -6,6 +6,7 @@
 //   key(event, state, actions)  optional: a key was pressed outside of fields; returns true if it used the key
 //   keys                        optional: [[key, what it does], ...] for the list of keys
 import * as documents from "./documents.js";
+import * as judge from "./judge.js";
 import * as search from "./search.js";
 
-export const views = [search, documents];
+export const views = [search, documents, judge];
