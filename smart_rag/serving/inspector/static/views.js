@@ -8,5 +8,6 @@
 import * as documents from "./documents.js";
 import * as judge from "./judge.js";
 import * as search from "./search.js";
+import * as statistics from "./statistics.js";
 
-export const views = [search, documents, judge];
+export const views = [search, documents, judge, statistics];
