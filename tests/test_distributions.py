@@ -15,11 +15,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import smart_rag
+from smart_rag.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 INTEGRATIONS = [ROOT / "integrations" / name for name in ("langchain", "llama_index")]
@@ -199,3 +201,17 @@ def test_each_extra_that_the_pages_and_messages_name_exists():
             for extras in re.findall(r"smart-rag\[([a-z0-9,-]+)\]", (ROOT / path).read_text(encoding="utf-8")):
                 named.update(extras.split(","))
     assert {"demo", "vision", "langchain"} <= named <= set(project(ROOT)["optional-dependencies"])
+
+
+def test_the_container_is_built_from_the_wheels_and_is_not_root():
+    lines = (ROOT / "tools" / "Containerfile").read_text(encoding="utf-8").splitlines()
+    (install,) = (line for line in lines if "pip install" in line)
+    extras = re.search(r"whl\)\[([a-z,-]+)\]", install)[1].split(",")
+    assert {"serve", "mcp"} <= set(extras) <= set(project(ROOT)["optional-dependencies"])
+    (user,) = (line.split()[1] for line in lines if line.startswith("USER "))
+    assert user != "root"
+    (command,) = (json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD "))
+    known = {option for one in typer.main.get_command(app).commands["serve"].params for option in one.opts}
+    assert {part for part in command if part.startswith("--")} <= known
+    assert lines[0].startswith("# ")
+    assert not [line for line in lines if "TOKEN=" in line]
