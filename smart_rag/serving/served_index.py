@@ -152,6 +152,11 @@ class ServedIndex:
         self.index.manifest = await self.write(write)  # an index that only reads does not look for new weights
 
     @property
+    def most_bytes(self) -> int:
+        """The largest body of a request in bytes."""
+        return self._settings.body_bytes
+
+    @property
     def most_hits(self) -> int:
         """The largest number of hits that a request may ask for."""
         return self._settings.max_hits

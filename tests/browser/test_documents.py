@@ -77,3 +77,18 @@ def test_passages_are_filtered_and_turned(samples, window):
     watched.wait("[...document.querySelectorAll('.grid li')].length < 10")
     page.fill('.documents input[placeholder="filter by name"]', "HANDBOOK")
     watched.wait("document.querySelectorAll('.files li').length === 1")
+
+
+def test_a_file_that_is_too_large_is_not_sent(window, tmp_path, minilm):
+    """The server would close the connection, which a browser cannot tell from a server that is gone."""
+    index = SmartIndex.create(tmp_path / "own.index", minilm)
+    with server({"own": index}, max_body=0.01) as client:
+        watched = window(client)
+        page = watched.open("#/documents")
+        page.wait_for_selector(".two")
+        big = {"name": "big.txt", "mimeType": "text/plain", "buffer": b"word " * 3000}
+        small = {"name": "small.txt", "mimeType": "text/plain", "buffer": b"The heron waits."}
+        page.set_input_files('input[type="file"]', [big, small])
+        watched.wait("document.querySelectorAll('.uploads li.done').length === 1", seconds=60)
+        assert page.inner_text(".uploads li.failed .wrong").startswith("Larger than 9.8 KiB. Start the server with")
+        assert page.locator(".banner").count() == 0

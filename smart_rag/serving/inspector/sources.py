@@ -42,10 +42,20 @@ def source_routes(served: ServedIndex) -> APIRouter:
 
     @router.get("/sources")
     async def sources() -> Response:
-        """Return the files of the index, with the number of passages of each, and how many passages have no file."""
+        """Return the files of the index, with the number of passages of each, and how many passages have no file.
+
+        ``largest`` is the largest file that can be added, in bytes.
+        """
         files, count = await served.read(lambda: (served.index.sources(), served.index.count()))
         shown = [{"path": str(one.path), "passages": one.passages, "exists": one.exists} for one in files]
-        return answer({"sources": shown, "passages": count, "apart": count - sum(one.passages for one in files)})
+        return answer(
+            {
+                "sources": shown,
+                "passages": count,
+                "apart": count - sum(one.passages for one in files),
+                "largest": served.most_bytes,
+            }
+        )
 
     @router.get("/passages")
     async def passages(

@@ -223,7 +223,12 @@ function chosen(event, state, actions) {
 }
 
 function add(files, state, actions) {
-  own.uploads = [...own.uploads, ...files.map((file) => ({ file, phase: "waiting", share: 0, said: "" }))];
+  const largest = own.sources?.largest ?? Infinity;
+  const entry = (file) =>
+    file.size > largest
+      ? { file, phase: "failed", share: 0, said: `Larger than ${bytesText(largest)}. Start the server with a larger --max-body, or run smart-rag index.` }
+      : { file, phase: "waiting", share: 0, said: "" };
+  own.uploads = [...own.uploads, ...files.map(entry)];
   actions.redraw();
   if (!own.isUploading) upload(state, actions);
 }
