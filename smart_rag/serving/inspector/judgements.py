@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from smart_rag.errors import InvalidInput
-from smart_rag.evaluation.tuner import FEWEST_QUERIES, Setting, Tuning, tune
+from smart_rag.evaluation.differences import FEWEST_QUERIES
+from smart_rag.evaluation.tuner import Setting, Tuning, tune
 from smart_rag.index.smart_index import SmartIndex
 from smart_rag.serving.answers import answer
 from smart_rag.serving.problems import Refused
