@@ -133,4 +133,5 @@ $(VENV)-docs/.installed: pyproject.toml constraints.txt
 	touch $@
 
 pictures: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
 	$(BIN)/python tools/make_pictures.py
