@@ -73,17 +73,10 @@ _OUTSIDE = "outside-of-the-site:"
 
 
 def configured() -> Path:
-    """Write the configuration without the pages that do not exist, and return its path."""
-    lines = []
-    for line in CONFIG.read_text(encoding="utf-8").splitlines():
-        page = re.fullmatch(r'\s*\{ "[^"]+" = "([^"]+\.md)" \},', line)
-        if page and not (SOURCES / page[1]).is_file():
-            print(f"left out of the navigation, because it does not exist: docs/{page[1]}")
-        else:
-            lines.append(line)
+    """Write the configuration with paths from the folder of the built site, and return its path."""
     path = ROOT / "build/zensical.toml"
-    text = "\n".join(lines).replace('"build/docs"', '"docs"').replace('"build/site"', '"site"')
-    path.write_text(text + "\n", encoding="utf-8")
+    text = CONFIG.read_text(encoding="utf-8")
+    path.write_text(text.replace('"build/docs"', '"docs"').replace('"build/site"', '"site"'), encoding="utf-8")
     return path
 
 
